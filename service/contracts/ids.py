@@ -1,0 +1,67 @@
+"""Identifiers: their types, their makers and their shapes. Knows nothing of what they name.
+
+Every id is server-made from 128 or more random bits, so that no id can be guessed from another and a foreign id is
+indistinguishable from an unknown one.
+"""
+
+import re
+import secrets
+import string
+from typing import NewType
+
+OrganizationId = NewType("OrganizationId", str)
+ProjectId = NewType("ProjectId", str)
+KeyId = NewType("KeyId", str)
+FileId = NewType("FileId", str)
+JobId = NewType("JobId", str)
+AdapterId = NewType("AdapterId", str)
+"""Content hash of an adapter's manifest: 64 lowercase hex digits. Also the adapter's name inside vLLM."""
+
+BASE62 = string.digits + string.ascii_letters
+ADAPTER_ID = re.compile(r"^[0-9a-f]{64}$")
+
+
+def random_base62(length: int) -> str:
+    """A string of `length` characters with 5.95 random bits each."""
+    return "".join(secrets.choice(BASE62) for _ in range(length))
+
+
+def new_organization_id() -> OrganizationId:
+    return OrganizationId(f"org-{random_base62(24)}")
+
+
+def new_project_id() -> ProjectId:
+    return ProjectId(f"proj_{random_base62(24)}")
+
+
+def new_key_id() -> KeyId:
+    return KeyId(f"key_{random_base62(24)}")
+
+
+def new_file_id() -> FileId:
+    return FileId(f"file-{random_base62(24)}")
+
+
+def new_job_id() -> JobId:
+    return JobId(f"ftjob-{random_base62(24)}")
+
+
+def new_event_id() -> str:
+    return f"ftevent-{random_base62(24)}"
+
+
+def new_checkpoint_id() -> str:
+    return f"ftckpt_{random_base62(24)}"
+
+
+def new_request_id() -> str:
+    return f"req_{secrets.token_hex(16)}"
+
+
+def is_adapter_id(value: str) -> bool:
+    return ADAPTER_ID.fullmatch(value) is not None
+
+
+def fine_tuned_model_name(base: str, organization: str, suffix: str | None) -> str:
+    """A public model name in OpenAI's shape, `ft:{base}:{organization}:{suffix}:{8 random characters}`."""
+    return f"ft:{base}:{organization}:{suffix or ''}:{random_base62(8)}"

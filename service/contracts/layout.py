@@ -1,0 +1,24 @@
+"""Every object key, as a function. All objects of a tenant lie under one prefix, `t/<project>/`."""
+
+from service.contracts.ids import AdapterId, FileId, JobId, ProjectId
+
+
+def project_prefix(project: ProjectId) -> str:
+    return f"t/{project}/"
+
+
+def file_key(project: ProjectId, file: FileId) -> str:
+    return f"t/{project}/files/{file}"
+
+
+def job_prefix(project: ProjectId, job: JobId) -> str:
+    return f"t/{project}/jobs/{job}/"
+
+
+def checkpoint_prefix(project: ProjectId, job: JobId, epoch: int, step: int) -> str:
+    """The epoch is part of the key, so a trainer that lost its lease can never overwrite a live checkpoint."""
+    return f"t/{project}/jobs/{job}/e{epoch}/step-{step}/"
+
+
+def adapter_prefix(project: ProjectId, adapter: AdapterId) -> str:
+    return f"t/{project}/adapters/{adapter}/"

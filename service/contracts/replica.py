@@ -1,0 +1,84 @@
+"""Messages between an inference replica and the service, and the headers between gateway and replica.
+
+| call | by | request | answer |
+|---|---|---|---|
+| PUT /internal/replicas/{id} | replica launcher, each heartbeat | ReplicaHeartbeat | ReplicaOrders |
+| DELETE /internal/replicas/{id} | replica launcher, at exit | | 204 |
+| GET /internal/adapters/{adapter_id} | replica plugin, on a cold load | | AdapterSource |
+| POST {replica}/v1/weft/adapters/ensure | gateway or operator | AdapterRef | AdapterResident |
+| POST {replica}/v1/weft/adapters/evict | service | AdapterRef | AdapterResident |
+| GET {replica}/v1/weft/status | anyone with the replica's key | | ReplicaStatus |
+
+A completion request to a replica names the adapter id (or the base model) as `model`. The replica makes the adapter
+resident before vLLM sees the request. What stops it is answered in OpenAI's envelope, an `AdapterProblem` as `code`.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.contracts.manifest import AdapterManifest
+
+AdapterProblem = Literal[
+    "adapter_not_found",
+    "adapter_invalid",
+    "adapter_corrupt",
+    "adapter_storage_unavailable",
+    "adapter_loading",
+    "no_capacity",
+]
+"""404, 422, 503, 503, 503, 503 in this order. The last four carry Retry-After."""
+
+Tier = Literal["gpu", "cpu", "disk", "store"]
+
+CACHE_HEADER = "x-adapter-cache"
+"""Answer header of a replica: the tier in which the request found its adapter. Absent for the base model."""
+
+REQUEST_ID_HEADER = "x-request-id"
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ReplicaHeartbeat(Message):
+    url: str = Field(description="Where the gateway reaches the replica, for instance http://127.0.0.1:9001.")
+    api_key: str = Field(min_length=16, description="Bearer for that URL; made anew by each launcher.")
+    base_model: str
+    base_fingerprint: str
+    state: Literal["starting", "ready", "draining", "down"]
+    max_loras: int = Field(ge=1)
+    max_lora_rank: int = Field(ge=1)
+    context_length: int = Field(ge=1)
+    adapters: tuple[str, ...] = Field(default=(), description="Adapter ids now known to vLLM; a hint for placement.")
+
+
+class ReplicaOrders(Message):
+    """What the service asks of a replica in answer to its heartbeat."""
+
+    evict: tuple[str, ...] = Field(default=(), description="Adapter ids that no longer exist.")
+    heartbeat_seconds: float = 2.0
+
+
+class AdapterSource(Message):
+    """Where a replica may read one adapter from, for a few minutes."""
+
+    adapter_id: str
+    manifest: AdapterManifest
+    urls: dict[str, str] = Field(description="Presigned GET for each file of the manifest, by path.")
+
+
+class AdapterRef(Message):
+    adapter_id: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class AdapterResident(Message):
+    adapter_id: str
+    tier: Tier | None
+
+
+class ReplicaStatus(Message):
+    base_model: str
+    adapters: dict[str, Tier]
+    in_flight: dict[str, int]
+    disk_bytes: int

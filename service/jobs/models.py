@@ -1,0 +1,72 @@
+"""Rows of training jobs and their events. The jobs table is the queue: claiming, fencing and resuming are its columns."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, ForeignKeyConstraint, func
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.db import Base
+
+
+class JobRow(Base):
+    """`epoch` counts claims; every write of a worker must carry the current one. `checkpoint` is a CheckpointManifest."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    status: Mapped[str]
+    phase: Mapped[str] = mapped_column(default="waiting")
+    want: Mapped[str] = mapped_column(default="run")
+    model: Mapped[str]
+    suffix: Mapped[str | None]
+    # `metadata` is taken on declarative classes.
+    job_metadata: Mapped[dict[str, str]] = mapped_column("metadata", JSONB, default=dict)
+    integrations: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB)
+    spec: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    training_file: Mapped[str]
+    validation_file: Mapped[str | None]
+    priority: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[datetime] = mapped_column(server_default=func.now())
+    epoch: Mapped[int] = mapped_column(BigInteger, default=0)
+    lost_workers: Mapped[int] = mapped_column(default=0)
+    lease_owner: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    leased_at: Mapped[datetime | None]
+    step: Mapped[int] = mapped_column(default=0)
+    total_steps: Mapped[int] = mapped_column(default=0)
+    trained_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
+    metered_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
+    checkpoint: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+    fine_tuned_model: Mapped[str | None]
+    event_seq: Mapped[int] = mapped_column(BigInteger, default=0)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        ForeignKeyConstraint(["project_id", "training_file"], ["files.project_id", "files.id"]),
+        ForeignKeyConstraint(["project_id", "validation_file"], ["files.project_id", "files.id"]),
+    )
+
+
+class EventRow(Base):
+    """One event. `seq` is taken under the job's row lock, so readers that page by it never miss one."""
+
+    __tablename__ = "job_events"
+
+    project_id: Mapped[str]
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    id: Mapped[str]
+    epoch: Mapped[int] = mapped_column(BigInteger)
+    level: Mapped[str]
+    type: Mapped[str]
+    message: Mapped[str]
+    data: Mapped[dict[str, Any]] = mapped_column(JSONB, default=dict)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+    __table_args__ = (ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"]),)

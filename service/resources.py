@@ -1,0 +1,40 @@
+"""What one service process holds for its lifetime, and how routes get at it. Made and closed by `service.app`."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from service.contracts.base_model import BaseModelInfo
+from service.contracts.store import ObjectStore
+from service.db import ControlSession, Database
+from service.settings import ServiceSettings
+
+
+@dataclass(frozen=True)
+class Resources:
+    settings: ServiceSettings
+    database: Database
+    store: ObjectStore
+
+    def base_model(self, name: str) -> BaseModelInfo | None:
+        """The allowed base of that public name, or None."""
+        return next((base for base in self.settings.base_models if base.name == name), None)
+
+
+def get_resources(request: Request) -> Resources:
+    resources = request.app.state.resources
+    assert isinstance(resources, Resources)
+    return resources
+
+
+async def _control_session(resources: "CurrentResources") -> AsyncIterator[ControlSession]:
+    async with resources.database.control() as session:
+        yield session
+
+
+CurrentResources = Annotated[Resources, Depends(get_resources)]
+
+# scope="function": the transaction commits before the answer is sent, so what a caller was told is never rolled back.
+ControlTransaction = Annotated[ControlSession, Depends(_control_session, scope="function")]

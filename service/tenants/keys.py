@@ -1,0 +1,45 @@
+"""The form of a project key and what is kept of it.
+
+`sk-weft-` + 12 characters of public id + 43 of secret + 6 of checksum, all base62. The checksum turns typing errors away
+without a look at the database; the secret has 256 bits, so a plain SHA-256 at rest is enough.
+"""
+
+import hashlib
+import zlib
+
+from service.contracts.ids import BASE62, random_base62
+
+PREFIX = "sk-weft-"
+PUBLIC, SECRET, CHECKSUM = 12, 43, 6
+
+
+def make_key() -> str:
+    body = random_base62(PUBLIC + SECRET)
+    return PREFIX + body + _checksum(body)
+
+
+def public_id_of(key: str) -> str | None:
+    """The part that finds the row, or None where the text cannot be a key."""
+    body = key.removeprefix(PREFIX)
+    if not key.startswith(PREFIX) or len(body) != PUBLIC + SECRET + CHECKSUM or not body.isascii():
+        return None
+    if _checksum(body[:-CHECKSUM]) != body[-CHECKSUM:]:
+        return None
+    return body[:PUBLIC]
+
+
+def hash_key(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+def redact(key: str) -> str:
+    return f"{key[: len(PREFIX) + 4]}…{key[-4:]}"
+
+
+def _checksum(body: str) -> str:
+    number = zlib.crc32(body.encode())
+    digits = ""
+    for _ in range(CHECKSUM):
+        number, digit = divmod(number, 62)
+        digits += BASE62[digit]
+    return digits

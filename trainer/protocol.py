@@ -1,0 +1,146 @@
+"""Messages between the agent (parent, holds the lease) and its two children, one JSON object a line over pipes.
+
+The preparer turns files into token ids and loss weights; the engine trains. Both outlive jobs, so their imports and the
+base model are paid once. Commands go to a child's stdin, replies come from its stdout; everything a library prints is
+sent to stderr by the child. Paths are on the local disk, in a work folder of the job that the agent makes and removes.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from service.contracts.job import JobSpec
+from service.contracts.worker import Event, JobFailure
+
+
+class Line(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# Agent → preparer.
+
+
+class Prepare(Line):
+    """Tokenise one JSONL file into a `datasets` folder at `out_dir` with columns `input_ids` and `weights`."""
+
+    type: Literal["prepare"] = "prepare"
+    job_id: str
+    role: Literal["training", "validation"]
+    path: str
+    out_dir: str
+    max_seq_length: int
+
+
+# Preparer → agent.
+
+
+class PreparerReady(Line):
+    type: Literal["preparer_ready"] = "preparer_ready"
+    chat_template_sha256: str | None
+
+
+class Prepared(Line):
+    type: Literal["prepared"] = "prepared"
+    job_id: str
+    role: Literal["training", "validation"]
+    examples: int
+    tokens: int
+    trained_tokens: int = Field(description="Tokens with a loss weight above 0, once over the file.")
+    truncated: int = Field(description="Examples cut at max_seq_length.")
+
+
+class PrepareFailed(Line):
+    type: Literal["prepare_failed"] = "prepare_failed"
+    job_id: str
+    role: Literal["training", "validation"]
+    failure: JobFailure
+
+
+# Agent → engine.
+
+
+class Start(Line):
+    """Admit a job. `checkpoint_dir` holds the files of a checkpoint manifest, or is null to start at step 0."""
+
+    type: Literal["start"] = "start"
+    spec: JobSpec
+    training_dir: str
+    validation_dir: str | None
+    checkpoint_dir: str | None
+    work_dir: str
+
+
+class Stop(Line):
+    """Stop a job at its next step boundary. With `save`, a checkpoint is written first."""
+
+    type: Literal["stop"] = "stop"
+    job_id: str
+    save: bool
+
+
+# Engine → agent.
+
+
+class EngineReady(Line):
+    type: Literal["engine_ready"] = "engine_ready"
+    base_fingerprint: str
+    load_seconds: float
+
+
+class Progress(Line):
+    type: Literal["progress"] = "progress"
+    job_id: str
+    step: int
+    total_steps: int
+    trained_tokens: int
+    events: tuple[Event, ...] = ()
+
+
+class CheckpointWritten(Line):
+    """A complete checkpoint lies in `directory`; its files are immutable from here on and the agent removes them."""
+
+    type: Literal["checkpoint_written"] = "checkpoint_written"
+    job_id: str
+    step: int
+    trained_tokens: int
+    directory: str
+
+
+class Trained(Line):
+    """The PEFT-format adapter lies in `directory`: adapter_config.json and adapter_model.safetensors."""
+
+    type: Literal["trained"] = "trained"
+    job_id: str
+    step: int
+    trained_tokens: int
+    directory: str
+    target_modules: tuple[str, ...]
+
+
+class Stopped(Line):
+    type: Literal["stopped"] = "stopped"
+    job_id: str
+    step: int
+    trained_tokens: int
+
+
+class JobFailed(Line):
+    """This job cannot go on; every other job of the engine is untouched."""
+
+    type: Literal["job_failed"] = "job_failed"
+    job_id: str
+    step: int
+    trained_tokens: int
+    failure: JobFailure
+
+
+ToPreparer = Prepare
+FromPreparer = Annotated[PreparerReady | Prepared | PrepareFailed, Field(discriminator="type")]
+ToEngine = Annotated[Start | Stop, Field(discriminator="type")]
+FromEngine = Annotated[
+    EngineReady | Progress | CheckpointWritten | Trained | Stopped | JobFailed, Field(discriminator="type")
+]
+
+from_preparer: TypeAdapter[FromPreparer] = TypeAdapter(FromPreparer)
+to_engine: TypeAdapter[ToEngine] = TypeAdapter(ToEngine)
+from_engine: TypeAdapter[FromEngine] = TypeAdapter(FromEngine)
