@@ -20,10 +20,11 @@ class TrainerSettings(BaseSettings):
     base_fingerprint: str
     work_dir: Path
     jobs: int = Field(default=4, ge=1, description="Jobs resident at once; the engine gives each its turn.")
-    threads: int = Field(default=0, ge=0, description="CPU threads of the engine; 0 leaves it to torch.")
+    threads: int = Field(default=0, ge=0, description="CPU threads of the engine; 0 chooses by the base's size.")
     device: str = Field(default="auto", description="auto, cpu or cuda[:n].")
     checkpoint_seconds: float = Field(default=60.0, gt=0)
     report_seconds: float = Field(default=1.0, gt=0)
     claim_wait_seconds: float = Field(default=10.0, ge=0)
     stop_seconds: float = Field(default=10.0, gt=0, description="From SIGTERM to the last child gone.")
     stall_seconds: float = Field(default=300.0, gt=0, description="A silent engine is restarted then.")
+    ready_seconds: float = Field(default=1800.0, gt=0, description="For a child to load what it needs.")
