@@ -1,5 +1,6 @@
 """The replica's configuration, from the environment (prefix `WEFT_REPLICA_`): the launcher's and the plugin's."""
 
+import os
 from pathlib import Path
 
 from pydantic import Field, SecretStr
@@ -15,6 +16,7 @@ class ReplicaSettings(BaseSettings):
     api_key: SecretStr = Field(default=SecretStr(""), description="Set by the launcher for its vLLM child.")
     host: str = "127.0.0.1"
     port: int
+    public_url: str = Field(default="", description="What the gateway calls, where it is not http://{host}:{port}.")
     base_model: str
     base_source: str
     base_fingerprint: str
@@ -24,10 +26,25 @@ class ReplicaSettings(BaseSettings):
     max_cpu_loras: int = Field(default=64, ge=1)
     max_lora_rank: int = Field(default=64, ge=1)
     cache_bytes: int = Field(default=8 << 30, description="Disk budget of the adapter cache.")
-    kv_cache_gib: int = Field(default=1, ge=1, description="Only for vLLM on CPUs.")
+    hold_seconds: float = Field(default=30.0, gt=0, description="Longest wait of a request for its adapter and slot.")
+    queue_limit: int = Field(default=256, ge=1, description="Requests that may wait for an adapter slot.")
+    max_body_bytes: int = Field(default=8 << 20, ge=1 << 10)
+    kv_cache_gib: float = Field(default=1.0, gt=0, description="Only for vLLM on CPUs.")
     threads: str = Field(default="auto", description="VLLM_CPU_OMP_THREADS_BIND; only for vLLM on CPUs.")
     extra_args: tuple[str, ...] = ()
     heartbeat_seconds: float = 2.0
     canary_seconds: float = 10.0
     start_timeout_seconds: float = 600.0
     fetch_timeout_seconds: float = 60.0
+
+    def for_child(self) -> dict[str, str]:
+        """This process's environment with these very settings in it, for the plugin inside vLLM to read back."""
+        own = {
+            f"{self.model_config.get('env_prefix')}{name}".upper(): _as_variable(value)
+            for name, value in self.model_dump(exclude={"extra_args"}).items()
+        }
+        return {**os.environ, **own}
+
+
+def _as_variable(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)

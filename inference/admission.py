@@ -1,0 +1,187 @@
+"""The first thing a request to vLLM meets (ASGI middleware, given by `--middleware`, outermost of all).
+
+Leaves exactly Weft's routes, proves the replica's key before a byte of the body is read, and makes the adapter that a
+completion names resident before vLLM sees the request. The body reaches vLLM unchanged, the answer streams through
+untouched, a departed client's `http.disconnect` is passed on. Prompts are never logged.
+"""
+
+import asyncio
+import hmac
+import json
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from inference.problems import AdapterError, envelope
+from service.contracts.ids import is_adapter_id
+from service.contracts.replica import CACHE_HEADER, Tier
+
+if TYPE_CHECKING:
+    from inference.plugin import Runtime
+    from inference.residency import Residency
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+T = TypeVar("T")
+
+COMPLETIONS = frozenset({("POST", "/v1/chat/completions"), ("POST", "/v1/completions")})
+GUARDED = COMPLETIONS | {
+    ("POST", "/v1/weft/adapters/ensure"),
+    ("POST", "/v1/weft/adapters/evict"),
+    ("GET", "/v1/weft/status"),
+}
+OPEN = frozenset({("GET", "/health"), ("GET", "/metrics")})
+
+
+class Named(msgspec.Struct):
+    """All that admission reads of a body."""
+
+    model: str
+
+
+_decode = msgspec.json.Decoder(Named).decode
+
+
+class Gone(Exception):
+    """The client left; nobody is there to answer."""
+
+
+class Admission:
+    """vLLM builds it with the application; what it needs of the running server lies in the application's state."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return await scope["app"].state.weft.close()
+        if scope["type"] != "http":
+            return await send({"type": "websocket.close", "code": 1008})
+        route = (scope["method"], scope["path"])
+        if route in OPEN:
+            return await self._app(scope, receive, send)
+        if route not in GUARDED:
+            return await refuse(send, 404, "There is no such route.", code="not_found")
+        runtime: Runtime = scope["app"].state.weft
+        if not _authorized(scope, runtime.authorization):
+            return await refuse(send, 401, "Incorrect API key provided.", code="invalid_api_key")
+        if route not in COMPLETIONS:
+            return await self._app(scope, receive, send)
+        try:
+            await self._complete(runtime, scope, receive, send)
+        except AdapterError as error:
+            await answer(send, error.status, error.body(), error.headers)
+        except Gone:
+            return None
+
+    async def _complete(self, runtime: "Runtime", scope: Scope, receive: Receive, send: Send) -> None:
+        body = await _read(receive, runtime.max_body_bytes)
+        if body is None:
+            return await refuse(send, 413, "The request body is too large.", code="payload_too_large")
+        try:
+            model = _decode(body).model
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            message = "The body must be a JSON object whose `model` is a string."
+            return await refuse(send, 400, message, code="invalid_request", param="model")
+        call = Call(body, receive, send)
+        if model == runtime.base_model:
+            with runtime.base_request():
+                return await self._app(scope, call.receive, call.send)
+        if not is_adapter_id(model):
+            message = "The model does not exist or you do not have access to it."
+            return await refuse(send, 404, message, code="model_not_found", param="model")
+        try:
+            await self._serve(runtime.residency, model, scope, call)
+        finally:
+            call.close()
+
+    async def _serve(self, residency: "Residency", adapter: str, scope: Scope, call: "Call") -> None:
+        call.tier = residency.try_enter(adapter) or await call.unless_gone(residency.enter(adapter))
+        try:
+            await self._app(scope, call.receive, call.send)
+        finally:
+            residency.leave(adapter, aborted=not call.complete)
+
+
+class Call:
+    """One request on its way through: hands vLLM the body once, then whatever the client does."""
+
+    def __init__(self, body: bytes, receive: Receive, send: Send) -> None:
+        self._body: bytes | None = body
+        self._receive = receive
+        self._send = send
+        self._next: asyncio.Task[Message] | None = None
+        self.tier: Tier | None = None
+        self.complete = False
+
+    async def receive(self) -> Message:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        if self._next is not None:
+            pending, self._next = self._next, None
+            return await pending
+        return await self._receive()
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start" and self.tier is not None:
+            message["headers"] = [*message.get("headers", ()), (CACHE_HEADER.encode(), self.tier.encode())]
+        await self._send(message)
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.complete = True
+
+    async def unless_gone(self, work: Coroutine[Any, Any, T]) -> T:
+        """Ends `work` when the client leaves first; else the listening goes on for vLLM."""
+        self._next = asyncio.ensure_future(self._receive())
+        task = asyncio.create_task(work)
+        try:
+            await asyncio.wait({task, self._next}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+        finally:
+            task.cancel()
+        await asyncio.wait({task})
+        if task.cancelled() or task.exception() is not None:
+            raise Gone
+        return task.result()
+
+    def close(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+
+
+async def refuse(send: Send, status: int, message: str, *, code: str, param: str | None = None) -> None:
+    await answer(send, status, envelope(status, message, code=code, param=param), {})
+
+
+async def answer(send: Send, status: int, body: dict[str, Any], headers: dict[str, str]) -> None:
+    content = json.dumps(body).encode()
+    fields = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+    fields += [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    await send({"type": "http.response.body", "body": content})
+
+
+def _authorized(scope: Scope, expected: bytes) -> bool:
+    given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+    return hmac.compare_digest(given, expected)
+
+
+async def _read(receive: Receive, limit: int) -> bytes | None:
+    """The whole body; None if it is longer than `limit`."""
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Gone
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            return None
+        if not message.get("more_body", False):
+            return b"".join(parts)

@@ -1,0 +1,176 @@
+"""What an adapter must be before a shared engine sees it; one bad adapter can spoil or stop every tenant's answers.
+
+Plain LoRA in safetensors, made for this base: every pair of tensors fits one linear layer exactly, every value is
+finite and bounded, and the scale is bounded too, because finite weights under a huge alpha overflow all the same. The
+layers come from the base's own configuration, built without weights, so every architecture is judged exactly.
+"""
+
+import functools
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from inference.problems import AdapterError
+from service.contracts.manifest import ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterManifest
+
+MAX_ABSOLUTE = 1e3
+MAX_SCALE = 64.0
+MAX_CONFIG_BYTES = 1 << 20
+MAX_FILES = 16
+_HEADER_BYTES = 16 << 20
+_DTYPES = {"F32": 4, "F16": 2, "BF16": 2}
+_TENSOR = re.compile(r"^base_model\.model\.(?P<module>[A-Za-z0-9_.]+)\.lora_(?P<side>[AB])\.weight$")
+_HARMLESS_FILE = re.compile(r"^[A-Za-z0-9_-]+\.(json|md)$")
+
+_PLAIN: Mapping[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "task_type": ("CAUSAL_LM", None),
+    "bias": ("none",),
+    "use_dora": (False, None),
+    "use_qalora": (False, None),
+    "use_bdlora": (None, False),
+    "lora_bias": (False, None),
+    "fan_in_fan_out": (False, None),
+    "modules_to_save": (None, []),
+    "layer_replication": (None, []),
+    "alora_invocation_tokens": (None, []),
+    "trainable_token_indices": (None, []),
+    "target_parameters": (None, []),
+    "rank_pattern": ({}, None),
+    "alpha_pattern": ({}, None),
+    "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva", None),
+}
+"""PEFT options that would change what the tensors mean; absent is always fine."""
+
+Layers = Mapping[str, tuple[int, int]]
+"""Linear layers of the base by module name: (output features, input features)."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One layer's two tensors as the file's header states them."""
+
+    down: tuple[int, ...] | None = None
+    up: tuple[int, ...] | None = None
+
+
+class AdapterGate:
+    """Judges adapters for one base. `layers` is called once, at the first judgement, since it imports transformers."""
+
+    def __init__(self, layers: Callable[[], Layers], *, base_fingerprint: str, max_rank: int) -> None:
+        self._layers = functools.cache(layers)
+        self._fingerprint = base_fingerprint
+        self._max_rank = max_rank
+
+    def check_manifest(self, manifest: AdapterManifest) -> None:
+        if manifest.base_fingerprint != self._fingerprint:
+            _refuse(f"it was trained on another build of the base ({manifest.base_model})")
+        if manifest.rank > self._max_rank:
+            _refuse(f"its rank {manifest.rank} exceeds this replica's {self._max_rank}")
+        sizes = {file.path: file.size for file in manifest.files}
+        if len(sizes) != len(manifest.files) or len(sizes) > MAX_FILES:
+            _refuse("its manifest names too many files")
+        for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+            if name not in sizes:
+                _refuse(f"{name} is missing")
+        for name, size in sizes.items():
+            if name != ADAPTER_WEIGHTS and (not _HARMLESS_FILE.fullmatch(name) or size > MAX_CONFIG_BYTES):
+                _refuse(f"{name} has no place in an adapter")
+
+    def check_files(self, folder: Path, manifest: AdapterManifest) -> None:
+        rank, alpha = _check_config(folder / ADAPTER_CONFIG, self._max_rank)
+        if (rank, alpha) != (manifest.rank, manifest.alpha):
+            _refuse("adapter_config.json and the manifest disagree on rank or alpha")
+        _check_weights(folder / ADAPTER_WEIGHTS, self._layers(), rank)
+
+
+def layers_of_base(source: str) -> Layers:
+    """Reads the base's configuration, from a folder or the local hub cache, and builds it without weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=True)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return {
+        name: (module.out_features, module.in_features)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+
+
+def _check_config(path: Path, max_rank: int) -> tuple[int, float]:
+    try:
+        config = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        _refuse("adapter_config.json is not JSON")
+    if not isinstance(config, dict):
+        _refuse("adapter_config.json is not an object")
+    for key, permitted in _PLAIN.items():
+        if key in config and not any(type(config[key]) is type(value) and config[key] == value for value in permitted):
+            _refuse(f"{key} in adapter_config.json is not supported here")
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if type(rank) is not int or not 1 <= rank <= max_rank:
+        _refuse(f"its rank is not between 1 and {max_rank}")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha) or alpha <= 0:
+        _refuse("lora_alpha is not a positive number")
+    if alpha / (math.sqrt(rank) if config.get("use_rslora") else rank) > MAX_SCALE:
+        _refuse(f"lora_alpha scales its rank by more than {MAX_SCALE:g}")
+    return rank, float(alpha)
+
+
+def _check_weights(path: Path, layers: Layers, rank: int) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    expected = sum((features_out + features_in) * rank * 4 for features_out, features_in in layers.values())
+    if path.stat().st_size > expected + _HEADER_BYTES:
+        _refuse("its weights are larger than this base and rank can have")
+    try:
+        with safe_open(str(path), framework="pt") as tensors:
+            for module, pair in _pairs(tensors).items():
+                _check_shapes(module, pair, layers, rank)
+            for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
+                _check_values(name, tensors.get_tensor(name))
+    except SafetensorError:
+        _refuse(f"{path.name} is not a safetensors file")
+
+
+def _pairs(tensors: Any) -> dict[str, Pair]:
+    """From the header alone; no tensor is read."""
+    pairs: dict[str, Pair] = {}
+    for name in tensors.keys():  # noqa: SIM118
+        found = _TENSOR.fullmatch(name)
+        if found is None:
+            _refuse(f"unknown tensor {name[:120]!r}")
+        header = tensors.get_slice(name)
+        if header.get_dtype() not in _DTYPES:
+            _refuse(f"{name[:120]} is {header.get_dtype()}; only F32, F16 and BF16 are served")
+        shape, pair = tuple(header.get_shape()), pairs.get(found["module"], Pair())
+        pairs[found["module"]] = Pair(shape, pair.up) if found["side"] == "A" else Pair(pair.down, shape)
+    if not pairs:
+        _refuse("it holds no tensors")
+    return pairs
+
+
+def _check_shapes(module: str, pair: Pair, layers: Layers, rank: int) -> None:
+    if module not in layers:
+        _refuse(f"the base has no linear layer {module[:120]!r}")
+    if pair.down is None or pair.up is None:
+        _refuse(f"{module} has only one of lora_A and lora_B")
+    features_out, features_in = layers[module]
+    if pair.down != (rank, features_in) or pair.up != (features_out, rank):
+        _refuse(f"{module} has shapes {pair.down} and {pair.up}, not {(rank, features_in)} and {(features_out, rank)}")
+
+
+def _check_values(name: str, tensor: Any) -> None:
+    # NaN fails every comparison, so one pass judges finiteness and magnitude.
+    if not bool((tensor.abs() <= MAX_ABSOLUTE).all()):
+        _refuse(f"{name} holds values that are not finite or exceed {MAX_ABSOLUTE:g}")
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise AdapterError("adapter_invalid", f"This adapter cannot be served: {reason}.")

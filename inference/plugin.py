@@ -1,0 +1,171 @@
+"""Weft's routes inside vLLM's API server (entry point group `vllm.endpoint_plugins`) and what admission needs of it.
+
+    POST /v1/weft/adapters/ensure   load an adapter without a request
+    POST /v1/weft/adapters/evict    take one out of vLLM and off the disk
+    GET  /v1/weft/status            what is resident and what is in flight
+
+All lie under /v1, which vLLM's own key check guards as well. What the routes do is the residency's.
+"""
+
+import logging
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from inference.cache import AdapterCache
+from inference.engine import registered
+from inference.gate import AdapterGate, layers_of_base
+from inference.problems import AdapterError
+from inference.residency import Engine, Residency
+from inference.settings import ReplicaSettings
+from inference.source import AdapterSources
+from inference.turns import Turns
+from service.contracts.replica import AdapterRef, AdapterResident, ReplicaStatus
+
+if TYPE_CHECKING:
+    from vllm.engine.protocol import EngineClient
+    from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+
+logger = logging.getLogger("weft.plugin")
+
+
+class Runtime:
+    """What one vLLM server shares between its routes and the admission middleware."""
+
+    def __init__(self, settings: ReplicaSettings, residency: Residency, close: Callable[[], Awaitable[None]]) -> None:
+        self.base_model = settings.base_model
+        self.authorization = f"Bearer {settings.api_key.get_secret_value()}".encode()
+        self.max_body_bytes = settings.max_body_bytes
+        self.evict_seconds = settings.hold_seconds
+        self.residency = residency
+        self.close = close
+        self._base_requests: Counter[str] = Counter()
+
+    @contextmanager
+    def base_request(self) -> Iterator[None]:
+        """Counts a request to the base itself, so that a draining replica can wait for it."""
+        self._base_requests[self.base_model] += 1
+        try:
+            yield
+        finally:
+            self._base_requests[self.base_model] -= 1
+
+    def status(self) -> ReplicaStatus:
+        return ReplicaStatus(
+            base_model=self.base_model,
+            adapters=self.residency.tiers(),
+            in_flight=self.residency.in_flight | dict(+self._base_requests),
+            disk_bytes=self.residency.disk_bytes,
+        )
+
+
+class WeftPlugin:
+    """vLLM makes one, attaches its routes, then hands it the engine."""
+
+    name = "weft"
+    required_tasks = ("generate",)
+
+    def attach_router(self, app: FastAPI) -> None:
+        app.add_api_route("/v1/weft/adapters/ensure", ensure, methods=["POST"])
+        app.add_api_route("/v1/weft/adapters/evict", evict, methods=["POST"])
+        app.add_api_route("/v1/weft/status", status, methods=["GET"])
+        app.add_exception_handler(AdapterError, _render)
+
+    async def init_state(self, engine_client: "EngineClient | None", state: Any, args: Namespace) -> None:
+        if engine_client is None or not registered():
+            raise RuntimeError("The replica needs an engine and the general plugin `weft`; is VLLM_PLUGINS=weft set?")
+        settings = ReplicaSettings()  # type: ignore[call-arg]
+        state.weft = make_runtime(settings, VllmEngine(state.openai_serving_models, engine_client))
+
+
+def make_runtime(settings: ReplicaSettings, engine: Engine) -> Runtime:
+    """Wires cache, gate and residency to an engine. Needs a running event loop."""
+    gate = AdapterGate(
+        partial(layers_of_base, settings.base_source),
+        base_fingerprint=settings.base_fingerprint,
+        max_rank=settings.max_lora_rank,
+    )
+    sources = AdapterSources(settings)
+    cache = AdapterCache(
+        settings.cache_dir / "adapters",
+        sources,
+        gate,
+        budget=settings.cache_bytes,
+        fetch_seconds=settings.fetch_timeout_seconds,
+    )
+    residency = Residency(
+        engine,
+        cache,
+        Turns(settings.max_loras, limit=settings.queue_limit),
+        max_loras=settings.max_loras,
+        max_known=settings.max_cpu_loras,
+        hold_seconds=settings.hold_seconds,
+    )
+
+    async def close() -> None:
+        await cache.close()
+        await sources.close()
+
+    return Runtime(settings, residency, close)
+
+
+class VllmEngine:
+    """The residency's view of vLLM: its registry of names and its engine's memory, always changed together."""
+
+    def __init__(self, models: "OpenAIServingModels", client: Any) -> None:
+        self._models = models
+        self._client = client
+
+    async def load(self, adapter: str, folder: Path) -> None:
+        from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+        from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
+
+        if adapter in self._models.lora_requests:
+            return
+        answer = await self._models.load_lora_adapter(LoadLoRAAdapterRequest(lora_name=adapter, lora_path=str(folder)))
+        if not isinstance(answer, ErrorResponse):
+            return
+        if self._client.errored:
+            raise AdapterError("no_capacity", "The engine is restarting; try again shortly.")
+        logger.warning("vLLM refused adapter %s: %s", adapter, answer.error.message)
+        reason = answer.error.message.replace(str(folder), adapter)[:500]
+        raise AdapterError("adapter_invalid", f"This adapter cannot be served: {reason}")
+
+    async def unload(self, adapter: str) -> None:
+        from vllm.entrypoints.serve.lora.protocol import UnloadLoRAAdapterRequest
+
+        known = self._models.lora_requests.get(adapter)
+        if known is None:
+            return
+        await self._models.unload_lora_adapter(UnloadLoRAAdapterRequest(lora_name=adapter))
+        # vLLM keeps one lock per name for ever.
+        self._models.lora_resolver_lock.pop(adapter, None)
+        await self._client.remove_lora(known.lora_int_id)
+
+
+async def ensure(ref: AdapterRef, request: Request) -> AdapterResident:
+    runtime: Runtime = request.app.state.weft
+    return AdapterResident(adapter_id=ref.adapter_id, tier=await runtime.residency.ensure(ref.adapter_id))
+
+
+async def evict(ref: AdapterRef, request: Request) -> AdapterResident:
+    runtime: Runtime = request.app.state.weft
+    await runtime.residency.evict(ref.adapter_id, seconds=runtime.evict_seconds)
+    return AdapterResident(adapter_id=ref.adapter_id, tier=runtime.residency.tier(ref.adapter_id))
+
+
+async def status(request: Request) -> ReplicaStatus:
+    runtime: Runtime = request.app.state.weft
+    return runtime.status()
+
+
+async def _render(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, AdapterError)
+    return JSONResponse(error.body(), error.status, error.headers)

@@ -1,0 +1,135 @@
+"""What stands where vLLM would in the admission tests, and the HTTP peer that asks it; everything between is real."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from inference.admission import Admission
+from inference.plugin import Runtime
+
+KEY = b"Bearer replica-key-0123456789"
+CHAT = "/v1/chat/completions"
+
+
+@dataclass
+class StandIn:
+    """Engine and application in one: streams an answer, and fails loudly where vLLM's engine would die."""
+
+    folders: dict[str, Path] = field(default_factory=dict)
+    loads: Counter[str] = field(default_factory=Counter)
+    running: Counter[str] = field(default_factory=Counter)
+    most_distinct: int = 0
+    bodies: list[bytes] = field(default_factory=list)
+    deaths: list[str] = field(default_factory=list)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    aborted: int = 0
+
+    async def load(self, adapter: str, folder: Path) -> None:
+        await asyncio.sleep(0.001)
+        self.loads[adapter] += 1
+        self.folders[adapter] = folder
+
+    async def unload(self, adapter: str) -> None:
+        if self.running[adapter]:
+            self.deaths.append(f"{adapter} unloaded while in use")
+        await asyncio.sleep(0.001)
+        del self.folders[adapter]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] not in (CHAT, "/v1/completions"):
+            return await self._plain(send)
+        body = (await receive())["body"]
+        self.bodies.append(body)
+        model = json.loads(body)["model"]
+        if model != "base" and not self.folders[model].exists():
+            self.deaths.append(f"{model} served without files")
+        self.running[model] += 1
+        self.most_distinct = max(self.most_distinct, len((+self.running).keys() - {"base"}))
+        try:
+            await self._stream(receive, send)
+        finally:
+            self.running[model] -= 1
+
+    async def _stream(self, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
+        go, gone = asyncio.create_task(self.gate.wait()), asyncio.create_task(receive())
+        await asyncio.wait({go, gone}, return_when=asyncio.FIRST_COMPLETED)
+        go.cancel()
+        if gone.done():
+            assert gone.result()["type"] == "http.disconnect"
+            self.aborted += 1
+            return
+        gone.cancel()
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
+
+    async def _plain(self, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"vllm", "more_body": False})
+
+
+class Client:
+    """One request; `leave` disconnects."""
+
+    def __init__(self, admission: Admission, runtime: Runtime, path: str, body: bytes, key: bytes, method: str) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self._parts = [body[: len(body) // 2], body[len(body) // 2 :]]
+        self.parts_read = 0
+        self._left = asyncio.Event()
+        headers = [(b"authorization", key)] if key else []
+        app = SimpleNamespace(state=SimpleNamespace(weft=runtime))
+        scope = {"type": "http", "method": method, "path": path, "headers": headers, "app": app}
+        self.task = asyncio.create_task(admission(scope, self._receive, self._send))
+
+    async def _receive(self) -> dict[str, Any]:
+        if self._parts:
+            self.parts_read += 1
+            return {"type": "http.request", "body": self._parts.pop(0), "more_body": bool(self._parts)}
+        await self._left.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    def leave(self) -> None:
+        self._left.set()
+
+    async def first_byte(self) -> None:
+        async with asyncio.timeout(10):
+            while len(self.sent) < 2 and not self.task.done():  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+
+    async def done(self) -> "Client":
+        async with asyncio.timeout(10):
+            await self.task
+        return self
+
+    @property
+    def status(self) -> int:
+        return self.sent[0]["status"]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {name.decode(): value.decode() for name, value in self.sent[0]["headers"]}
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message["body"] for message in self.sent[1:])
+
+    @property
+    def error(self) -> dict[str, Any]:
+        return json.loads(self.body)["error"]
+
+
+Call = Callable[..., Client]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - polled with a deadline
+            await asyncio.sleep(0.005)

@@ -1,0 +1,83 @@
+"""Admission as an HTTP peer sees it: which routes there are, whose key opens them, what a body must be."""
+
+import pytest
+
+from inference.settings import ReplicaSettings
+from tests.inference.conftest import ServiceAndStorage
+from tests.inference.stand_in import CHAT, KEY, Call, StandIn
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/models"),
+        ("POST", "/v1/load_lora_adapter"),
+        ("POST", "/adapters"),
+        ("POST", "/invocations"),
+        ("POST", "/tokenize"),
+        ("POST", "/v1/chat/completions/"),
+        ("POST", "/v1//chat/completions"),
+        ("GET", CHAT),
+        ("OPTIONS", CHAT),
+        ("POST", "/v1/responses"),
+        ("POST", "/health"),
+    ],
+)
+async def test_every_other_route_is_absent(call: Call, method: str, path: str) -> None:
+    client = await call(path=path, method=method).done()
+    assert client.status == 404
+    assert client.error["code"] == "not_found"
+    assert client.parts_read == 0
+
+
+@pytest.mark.parametrize("path", ["/health", "/metrics"])
+async def test_health_and_metrics_need_no_key(call: Call, path: str) -> None:
+    assert (await call(path=path, method="GET", key=b"").done()).body == b"vllm"
+
+
+@pytest.mark.parametrize("key", [b"", b"Bearer wrong", KEY[:-1], KEY + b"x", b"replica-key-0123456789"])
+@pytest.mark.parametrize(("method", "path"), [("POST", CHAT), ("GET", "/v1/weft/status")])
+async def test_wrong_key_is_refused_before_the_body_is_read(
+    call: Call, vllm: StandIn, key: bytes, method: str, path: str
+) -> None:
+    client = await call(key=key, method=method, path=path).done()
+    assert client.status == 401
+    assert client.error["code"] == "invalid_api_key"
+    assert client.parts_read == 0
+    assert vllm.bodies == []
+
+
+async def test_base_passes_unchanged(call: Call, vllm: StandIn) -> None:
+    body = b'{ "messages" : [ ],\n"model":"base", "x": 1e400}'
+    client = await call(body=body).done()
+    assert client.status == 200
+    assert "x-adapter-cache" not in client.headers
+    assert vllm.bodies == [body]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"messages":[]}', b'{"model":7}', b'{"model":"a\xff"}', b"null"])
+async def test_body_without_a_model_is_a_bad_request(call: Call, vllm: StandIn, body: bytes) -> None:
+    client = await call(body=body).done()
+    assert (client.status, client.error["param"]) == (400, "model")
+    assert vllm.bodies == []
+
+
+async def test_model_is_read_as_vllm_reads_it(call: Call) -> None:
+    """The last of repeated keys counts, escaped or not; else an adapter could be used without being counted."""
+    client = await call(body=b'{"model":"base","mod\\u0065l":"ft:other"}').done()
+    assert (client.status, client.error["code"]) == (404, "model_not_found")
+
+
+@pytest.mark.parametrize("model", ["gpt-4o", "A" * 64, "f" * 63, "../" + "f" * 64, "f" * 64 + "\n"])
+async def test_other_names_are_unknown_models(call: Call, service: ServiceAndStorage, model: str) -> None:
+    client = await call(model).done()
+    assert (client.status, client.error["code"]) == (404, "model_not_found")
+    assert not service.described
+
+
+async def test_body_is_bounded(call: Call, small: ReplicaSettings, vllm: StandIn) -> None:
+    client = await call(body=b" " * (small.max_body_bytes + 1)).done()
+    assert (client.status, client.error["code"]) == (413, "payload_too_large")
+    assert vllm.bodies == []
