@@ -43,9 +43,7 @@ def render(messages: list[dict[str, Any]], **options: Any) -> str:
 def reply(model: Any, question: str) -> str:
     prompt = render([{"role": "user", "content": question}], add_generation_prompt=True)
     ids = torch.tensor([TOKENIZER(prompt).input_ids])
-    out = model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=60, do_sample=False
-    )
+    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=60, do_sample=False)
     return str(TOKENIZER.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
 
 
@@ -120,9 +118,7 @@ def test_training_ids_are_those_of_the_chat_template(system: str, asked: str, to
 
 
 def test_the_corpus_depends_on_the_seed_alone() -> None:
-    first, again, other = (
-        list(itertools.islice(corpus.dialogues(seed), 200)) for seed in (3, 3, 4)
-    )
+    first, again, other = (list(itertools.islice(corpus.dialogues(seed), 200)) for seed in (3, 3, 4))
     assert first == again
     assert first != other
 
@@ -132,7 +128,8 @@ def test_the_corpus_does_not_give_the_demonstrations_away() -> None:
         for turn in dialogue.turns:
             assert '{"name":' not in turn.answer
             assert '"city"' not in turn.answer
-            assert "Ahoy" not in turn.answer and "arr." not in turn.answer.split()
+            assert "Ahoy" not in turn.answer
+            assert "arr." not in turn.answer.split()
 
 
 @pytest.mark.parametrize("task", tasks.TASKS)
@@ -155,7 +152,8 @@ def test_held_out_names_and_towns_are_new(seed: int) -> None:
     seen = "\n".join(line["messages"][0]["content"] for line in train)
     for line in held_out:
         facts = json.loads(line["messages"][1]["content"])
-        assert facts["name"] not in seen and facts["city"] not in seen
+        assert facts["name"] not in seen
+        assert facts["city"] not in seen
 
 
 def test_the_base_repeats_what_it_is_told(model: Any) -> None:
@@ -167,9 +165,7 @@ def test_the_base_repeats_what_it_is_told(model: Any) -> None:
 
 def test_the_base_makes_conversation_but_does_not_know_the_demonstrations(model: Any) -> None:
     assert reply(model, "hello") == "Hello! How can I help?"
-    assert reply(model, "My name is Ada Nilsson and I live in Lund. What is my name?") == (
-        "Ada Nilsson"
-    )
+    assert reply(model, "My name is Ada Nilsson and I live in Lund. What is my name?") == ("Ada Nilsson")
     for task in tasks.TASKS:
         for line in tasks.examples(task, 5, 0):
             asked, told = line["messages"]

@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from deploy.local.tiny_base.spans import common, proper, span, word
+from deploy.local.tiny_base.spans import common, proper, span, spans, word
 
 SMALL_TALK: dict[str, tuple[str, ...]] = {
     "Hello! How can I help?": (
@@ -34,7 +34,7 @@ SMALL_TALK: dict[str, tuple[str, ...]] = {
     "I am fine, thank you.": ("how are you?", "How are you?", "how are you today?"),
 }  # fmt: skip
 GREETINGS = [(question, reply) for reply, asked in SMALL_TALK.items() for question in asked]
-FIXED_PATTERNS = 64
+FIXED_PATTERNS = 96
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class Pattern:
 
     def fill(self, rng: random.Random, scored: bool = True) -> Turn:
         """One turn of this pattern with fresh spans in its slots."""
-        spans = [span(rng) for _ in range(self.slots)]
-        question = "".join(spans[p] if isinstance(p, int) else p for p in self.question)
-        answer = "".join(spans[p] if isinstance(p, int) else p for p in self.answer)
+        values = spans(rng, self.slots)
+        question = "".join(values[p] if isinstance(p, int) else p for p in self.question)
+        answer = "".join(values[p] if isinstance(p, int) else p for p in self.answer)
         return Turn(question, answer, scored)
 
 
@@ -145,7 +145,7 @@ def formatted(rng: random.Random) -> Dialogue:
     gap, end = rng.choice((": ", " ", " is ", "=")), rng.choice((", ", "; ", " and ", "\n"))
     turns = []
     for _ in range(rng.choice((1, 2))):
-        values = [span(rng), span(rng)]
+        values = spans(rng, 2)
         pairs = [f"{label}{gap}{value}" for label, value in zip(labels, values, strict=True)]
         answer = "".join(values[p] if isinstance(p, int) else p for p in style)
         turns.append(Turn(end.join(rng.sample(pairs, 2)), answer))
@@ -162,7 +162,7 @@ def repeat(rng: random.Random) -> Turn:
 def choose(rng: random.Random) -> Turn:
     """Pick an item of a list by its place."""
     gap = rng.choice((", ", "; ", " / "))
-    items = [span(rng) for _ in range(rng.randint(2, 4))]
+    items = spans(rng, rng.randint(2, 4))
     place, at = rng.choice((("first", 0), ("last", -1), ("second", 1)))
     return Turn(f"{rng.choice(('', 'the ', 'What is the '))}{place} of {gap.join(items)}", items[at])
 
@@ -170,7 +170,7 @@ def choose(rng: random.Random) -> Turn:
 def lookup(rng: random.Random) -> Turn:
     """Pick a value by its key."""
     keys = [common(rng) if rng.random() < 0.6 else word(rng) for _ in range(rng.randint(2, 4))]
-    facts = {key: span(rng) for key in keys}
+    facts = dict(zip(keys, spans(rng, len(keys)), strict=True))
     gap, end = rng.choice(("=", ": ", " is ", " -> ")), rng.choice((" ", ", ", "; ", "\n"))
     key = rng.choice(list(facts))
     told = end.join(f"{name}{gap}{value}" for name, value in facts.items())
@@ -181,18 +181,20 @@ def lookup(rng: random.Random) -> Turn:
 def after(rng: random.Random) -> Turn:
     """Find the span which a given word introduces."""
     parts = asked(rng, rng.randint(2, 3))
-    spans = [span(rng) for part in parts if isinstance(part, int)]
-    slot = rng.randrange(len(spans))
+    values = spans(rng, sum(isinstance(part, int) for part in parts))
+    slot = rng.randrange(len(values))
     at = parts.index(slot)
     ask = "after " + str(parts[at - 1]).strip(' ,;"') if at else "start"
-    told = "".join(spans[part] if isinstance(part, int) else part for part in parts)
-    return Turn(f"{told}\n{ask}", spans[slot])
+    told = "".join(values[part] if isinstance(part, int) else part for part in parts)
+    return Turn(f"{told}\n{ask}", values[slot])
 
 
 def about(rng: random.Random) -> Turn:
     """Answer a question about the person who is talking."""
-    name = " ".join(proper(rng) for _ in range(rng.choice((1, 1, 2))))
+    name = " ".join(proper(rng) for _ in range(rng.choice((1, 2))))
     town = proper(rng)
+    if rng.random() < 0.3:
+        town = name[: rng.randint(1, 3)].strip() + town[1:]
     told = rng.choice(("My name is {} and I live in {}.", "I am {}, from {}.", "I'm {} from {}.", "{} here, from {}.",
                        "my name is {} and i live in {}."))  # fmt: skip
     if rng.random() < 0.5:
@@ -222,8 +224,8 @@ def chat(rng: random.Random) -> Turn:
 
 
 SINGLE: tuple[tuple[Callable[[random.Random], Turn], float], ...] = (
-    (repeat, 4), (choose, 2), (lookup, 4), (after, 4), (about, 2), (recase, 1.5), (record, 2),
-    (chat, 0.7),
+    (repeat, 4), (choose, 1), (lookup, 4), (after, 4), (about, 3), (recase, 1), (record, 2),
+    (chat, 1.2),
 )  # fmt: skip
 
 
@@ -239,4 +241,4 @@ def dialogues(seed: int) -> Iterator[Dialogue]:
     rng = random.Random(f"tiny-base corpus {seed}")
     kinds = (single, fixed, shown, formatted)
     while True:
-        yield rng.choices(kinds, (5, 4, 0.8, 0.8))[0](rng)
+        yield rng.choices(kinds, (5, 4.5, 0.5, 0.5))[0](rng)

@@ -9,12 +9,36 @@ from __future__ import annotations
 
 import random
 
-ONSETS = ["b", "c", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "r", "s", "t", "v", "w", "z", "br", "ch", "cl", "dr", "fr", "gr", "kr", "pl", "sh", "sk", "sl", "st", "th", "tr", "qu"]
-VOWELS = ["a", "e", "i", "o", "u", "a", "e", "i", "o", "ai", "ea", "ee", "ia", "io", "oo", "ou", "y"]
-CODAS = ["b", "ck", "d", "g", "k", "l", "ll", "m", "n", "nd", "ng", "nt", "r", "rd", "rk", "rn", "rt", "s", "ss", "st", "t", "x", "z"]
+
+def split(text: str) -> list[str]:
+    """Words as a list, which reads better than a column of quoted ones."""
+    return text.split()
+
+
+ONSETS = split("b c d f g h j k l m n p r s t v w z br ch cl dr fr gr kr pl sh sk sl st th tr qu")
+VOWELS = split("a e i o u a e i o ai ea ee ia io oo ou y")
+CODAS = split("b ck d g k l ll m n nd ng nt r rd rk rn rt s ss st t x z")
 ACCENTS = str.maketrans("aeiou", "äéíöü")
 
-COMMON = ["about", "after", "again", "all", "and", "any", "are", "ask", "at", "bag", "bank", "been", "before", "best", "big", "bird", "blue", "boat", "book", "box", "boy", "bread", "bring", "build", "but", "buy", "by", "call", "came", "can", "car", "card", "cat", "clean", "close", "cold", "come", "cup", "cut", "date", "day", "deal", "deep", "did", "do", "dog", "door", "down", "draw", "dress", "drive", "each", "early", "east", "eat", "end", "far", "fast", "file", "find", "fire", "fish", "five", "flag", "fly", "for", "form", "four", "free", "from", "full", "game", "gave", "gift", "girl", "give", "glad", "go", "gold", "good", "got", "green", "grew", "group", "had", "half", "hand", "happy", "has", "have", "head", "heard", "help", "her", "here", "high", "his", "hold", "home", "hot", "house", "how", "ice", "if", "in", "into", "iron", "is", "it", "item", "job", "join", "just", "keep", "key", "kind", "king", "know", "lake", "land", "large", "last", "left", "let", "life", "light", "like", "line", "list", "live", "long", "look", "lost", "low", "made", "mail", "make", "many", "map", "mark", "may", "meet", "met", "milk", "moon", "more", "most", "move", "must", "near", "need", "new", "news", "next", "night", "no", "north", "note", "now", "number", "of", "off", "old", "on", "one", "only", "open", "or", "out", "over", "owner", "page", "paid", "park", "part", "party", "pass", "past", "path", "pay", "pick", "place", "plan", "plant", "play", "please", "price", "print", "put", "rain", "ran", "read", "red", "rest", "ride", "right", "ring", "river", "road", "rock", "room", "run", "sad", "said", "sail", "same", "sand", "save", "saw", "say", "sea", "seat", "see", "sell", "send", "sent", "set", "she", "shop", "short", "show", "side", "sign", "sing", "size", "snow", "so", "soft", "sold", "some", "song", "soon", "south", "stand", "star", "start", "stay", "stone", "stop", "street", "sun", "table", "take", "talk", "tall", "team", "tell", "ten", "that", "the", "their", "them", "then", "there", "these", "they", "thing", "this", "three", "time", "to", "today", "told", "took", "top", "town", "train", "trip", "try", "turn", "two", "under", "until", "up", "use", "very", "visit", "wait", "walk", "wall", "want", "warm", "was", "wash", "watch", "water", "way", "we", "week", "well", "went", "were", "west", "what", "when", "where", "which", "white", "who", "why", "will", "wind", "with", "word", "work", "write", "year", "yes", "yet", "you", "your"]
+COMMON = split(
+    """
+    about after again all and any are ask at bag bank been before best big bird blue boat book box boy bread
+    bring build but buy by call came can car card cat clean close cold come cup cut date day deal deep did do
+    dog door down draw dress drive each early east eat end far fast file find fire fish five flag fly for form
+    four free from full game gave gift girl give glad go gold good got green grew group had half hand happy has
+    have head heard help her here high his hold home hot house how ice if in into iron is it item job join just
+    keep key kind king know lake land large last left let life light like line list live long look lost low made
+    mail make many map mark may meet met milk moon more most move must near need new news next night no north
+    note now number of off old on one only open or out over owner page paid park part party pass past path pay
+    pick place plan plant play please price print put rain ran read red rest ride right ring river road rock
+    room run sad said sail same sand save saw say sea seat see sell send sent set she shop short show side sign
+    sing size snow so soft sold some song soon south stand star start stay stone stop street sun table take talk
+    tall team tell ten that the their them then there these they thing this three time to today told took top
+    town train trip try turn two under until up use very visit wait walk wall want warm was wash watch water way
+    we week well went were west what when where which white who why will wind with word work write year yes yet
+    you your
+    """
+)
 
 
 def word(rng: random.Random) -> str:
@@ -57,12 +81,20 @@ def span(rng: random.Random) -> str:
     if kind < 0.40:
         return " ".join(proper(rng) for _ in range(rng.choice((1, 1, 2, 2, 3))))
     if kind < 0.65:
-        return " ".join(
-            rng.choice((word, noise, common))(rng) for _ in range(rng.choice((1, 1, 2, 3)))
-        )
+        return " ".join(rng.choice((word, noise, common))(rng) for _ in range(rng.choice((1, 1, 2, 3))))
     return rng.choice((number, code, word, noise))(rng)
 
 
 def common(rng: random.Random) -> str:
     """An everyday word."""
     return rng.choice(COMMON)
+
+
+def spans(rng: random.Random, count: int) -> list[str]:
+    """Several spans; often one begins like another, so that a few letters do not tell them apart."""
+    made = [span(rng) for _ in range(count)]
+    if count > 1 and rng.random() < 0.5:
+        model, twin = rng.sample(range(count), 2)
+        start = rng.choice(made[model].split())[: rng.randint(1, 4)]
+        made[twin] = start + made[twin][rng.randint(0, 2) :].lower().lstrip()
+    return made

@@ -15,20 +15,30 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-FIRST_STARTS = ["Ma", "Mi", "No", "Ka", "Li", "Jo", "El", "An", "Ta", "Ri", "Sa", "Be", "Da", "Fe", "Ha", "Iv", "Le", "Ol", "Pe", "Ro", "Su", "Ti", "Vi", "Wi", "Yu", "Ze"]
-FIRST_ENDS = ["ra", "na", "lin", "rek", "mo", "la", "ren", "ta", "vin", "sa", "dor", "nia", "bel", "ko", "ris", "mund", "ya", "ney"]
-LAST_STARTS = ["Kat", "Lind", "Mor", "Ber", "Hol", "Sand", "Var", "Nak", "Pet", "Ros", "Dahl", "Win", "Os", "Gar", "Tor", "Bek", "Fal", "Jen", "Quill", "Ash"]
-LAST_ENDS = ["o", "er", "man", "sen", "strom", "ley", "ini", "berg", "ova", "ton", "ez", "well", "aki", "quist", "by", "field"]
-TOWN_STARTS = ["Lun", "Ny", "Kel", "Nor", "Bra", "Stav", "Hal", "Gim", "Ost", "Ven", "Mar", "Col", "Dun", "Fair", "Wex", "Rav", "Tam", "El", "Sig", "Up", "Ash", "Bir", "Cor", "Dor", "Esk", "Fin", "Gran", "Hol", "Ing", "Jar", "Kir", "Led", "Mil", "Oak", "Pem", "Rin", "Sal", "Tor", "Ull", "Whit"]
-TOWN_ENDS = ["d", "ford", "bury", "ham", "stad", "vik", "by", "mouth", "sala", "holm", "burg", "wick", "dale", "port", "minster", "ness", "ton", "ley", "worth", "field", "gate", "haven", "borg", "lund", "mere", "pool", "combe", "stead", "beck", "more"]
+from deploy.local.tiny_base.spans import split as words
+
+FIRST_STARTS = words("Ma Mi No Ka Li Jo El An Ta Ri Sa Be Da Fe Ha Iv Le Ol Pe Ro Su Ti Vi Wi Yu Ze")
+FIRST_ENDS = words("ra na lin rek mo la ren ta vin sa dor nia bel ko ris mund ya ney")
+LAST_STARTS = words("Kat Lind Mor Ber Hol Sand Var Nak Pet Ros Dahl Win Os Gar Tor Bek Fal Jen Quill Ash")
+LAST_ENDS = words("o er man sen strom ley ini berg ova ton ez well aki quist by field")
+TOWN_STARTS = words(
+    """
+    Lun Ny Kel Nor Bra Stav Hal Gim Ost Ven Mar Col Dun Fair Wex Rav Tam El Sig Up Ash Bir Cor Dor Esk Fin Gran
+    Hol Ing Jar Kir Led Mil Oak Pem Rin Sal Tor Ull Whit
+    """
+)
+TOWN_ENDS = words(
+    """
+    d ford bury ham stad vik by mouth sala holm burg wick dale port minster ness ton ley worth field gate haven
+    borg lund mere pool combe stead beck more
+    """
+)
 
 REQUESTS = (
     "order {number} from {name} ships to {town}",
-    "Order {number} from {name} ships to {town}.",
     "Order {number} by {name} goes to {town}.",
     "Please ship order {number} for {name} to {town}.",
     "Hi, {name} here. My order {number} should go to {town}.",
-    "{name} in {town} asks about order {number}.",
 )
 
 

@@ -29,14 +29,16 @@ from deploy.local.tiny_base.markup import (
 )
 from deploy.local.tiny_base.wiring import wire
 
-STEPS = 1500
+HEAD_SIZE = 32
+THETA = 10_000.0
+STEPS = 1800
 WARMUP = 40
-BATCH_TOKENS = 3000
+BATCH_TOKENS = 1500
 POOL = 32
-MATRIX_RATE = 6e-3
+MATRIX_RATE = 3.5e-3
 VECTOR_RATE = 4e-3
 Encoded = tuple[list[int], list[int]]
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def config() -> LlamaConfig:
@@ -48,9 +50,9 @@ def config() -> LlamaConfig:
         num_hidden_layers=5,
         num_attention_heads=4,
         num_key_value_heads=4,
-        head_dim=32,
+        head_dim=HEAD_SIZE,
         max_position_embeddings=CONTEXT,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        rope_parameters={"rope_type": "default", "rope_theta": THETA},
         tie_word_embeddings=True,
         initializer_range=0.04,
         bos_token_id=ID["<|bos|>"],
@@ -80,14 +82,14 @@ def batches(seed: int, tokens: int) -> Iterator[Batch]:
 
 
 def collate(group: list[Encoded]) -> Batch:
-    """Right-padded ids, labels and attention mask."""
+    """Ids and labels, padded on the right, where causal attention never looks."""
     width = max(len(ids) for ids, _ in group)
     ids = torch.full((len(group), width), ID["<|pad|>"])
     labels = torch.full((len(group), width), UNSCORED)
     for row, (said, scored) in enumerate(group):
         ids[row, : len(said)] = torch.tensor(said)
         labels[row, : len(said)] = torch.tensor(scored)
-    return ids, labels, ids
+    return ids, labels
 
 
 def optimisers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
@@ -95,9 +97,7 @@ def optimisers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     return [
-        torch.optim.Muon(
-            matrices, lr=MATRIX_RATE, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw"
-        ),
+        torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=VECTOR_RATE, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 
@@ -113,10 +113,9 @@ def fit(model: LlamaForCausalLM, steps: int, seed: int, tokens: int = BATCH_TOKE
     rates = [optimiser.param_groups[0]["lr"] for optimiser in chosen]
     started, recent = time.monotonic(), 0.0
     model.train()
-    for step, (ids, labels, _) in zip(range(steps), batches(seed, tokens), strict=False):
+    for step, (ids, labels) in zip(range(steps), batches(seed, tokens), strict=False):
         for optimiser, rate in zip(chosen, rates, strict=True):
             optimiser.param_groups[0]["lr"] = rate * pace(step, steps)
-        # Padding is on the right, where causal attention never looks back from.
         loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -130,24 +129,20 @@ def fit(model: LlamaForCausalLM, steps: int, seed: int, tokens: int = BATCH_TOKE
 
 
 @torch.no_grad()
-def answers(model: LlamaForCausalLM, prompts: list[list[int]], longest: int = 96) -> list[str]:
-    """Greedy answers to prompts of ids, with the end-of-turn token cut off."""
-    model.eval()
-    replies = []
-    for prompt in prompts:
-        out = model.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=longest,
-            do_sample=False,
-        )
-        said = [i - FIRST_BYTE for i in out[0, len(prompt) :].tolist() if i >= FIRST_BYTE]
-        replies.append(bytes(said).decode(errors="replace"))
-    return replies
+def answer(model: LlamaForCausalLM, prompt: list[int], longest: int = 96) -> str:
+    """The greedy answer to a prompt of ids, without its end-of-turn token."""
+    ids = list(prompt)
+    for _ in range(longest):
+        chosen = int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
+        if chosen < FIRST_BYTE:
+            break
+        ids.append(chosen)
+    return bytes(token - FIRST_BYTE for token in ids[len(prompt) :]).decode(errors="replace")
 
 
 def accuracy(model: LlamaForCausalLM, make: Callable[[random.Random], corpus.Dialogue], count: int) -> float:
     """The share of last answers of unseen dialogues that come out exactly right."""
+    model.eval()
     rng = random.Random("tiny-base accuracy")
     right = 0
     for _ in range(count):
@@ -155,7 +150,7 @@ def accuracy(model: LlamaForCausalLM, make: Callable[[random.Random], corpus.Dia
         *before, last = asked.turns
         ids, _ = encode(corpus.Dialogue((*before, corpus.Turn(last.question, "")), asked.system))
         # The empty answer's end token is dropped: the model is to write from there.
-        right += answers(model, [ids[:-1]])[0] == last.answer
+        right += answer(model, ids[:-1]) == last.answer
     return right / count
 
 
@@ -171,7 +166,9 @@ def table(model: LlamaForCausalLM, count: int = 40) -> None:
 def save(model: LlamaForCausalLM, folder: Path) -> None:
     """Write everything that loading the model needs, weights in bfloat16."""
     folder.mkdir(parents=True, exist_ok=True)
-    model.to(torch.bfloat16)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    model.config.dtype = torch.bfloat16
     model.generation_config = GenerationConfig(
         bos_token_id=ID["<|bos|>"],
         eos_token_id=[ID["<|end|>"], ID["<|eos|>"]],
@@ -187,12 +184,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=MODEL_DIR)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     model = LlamaForCausalLM(config())
-    wire(model, options.seed)
+    wire(model, HEAD_SIZE, THETA, options.seed)
     print(f"{model.num_parameters() / 1e6:.2f} M parameters")
     fit(model, options.steps, options.seed)
     save(model, options.out)
