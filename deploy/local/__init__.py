@@ -1,1 +1,1 @@
-"""The embedded stack: a real PostgreSQL, a real S3 endpoint, the service, a trainer and a replica under one supervisor."""
+"""The embedded stack: a real PostgreSQL, a real S3 endpoint, a trainer, a replica; one supervisor."""

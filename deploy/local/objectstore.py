@@ -1,7 +1,7 @@
 """The embedded S3 endpoint: `rclone serve s3` over a folder. Runs in the foreground as somebody's child.
 
-`--vfs-cache-mode off` on purpose: every other mode acknowledges a PUT before the object is in the folder. rclone ignores
-conditional PUTs and SHA-256 checksums, so Weft verifies its own hashes on every read.
+`--vfs-cache-mode off` on purpose: every other mode acknowledges a PUT before the object is in the folder. rclone
+ignores conditional PUTs and SHA-256 checksums, so Weft verifies its own hashes on every read.
 """
 
 import shutil

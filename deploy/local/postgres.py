@@ -1,7 +1,7 @@
 """The embedded PostgreSQL: where its folder and socket lie, how its server is started, and its first roles.
 
-The server runs in the foreground as somebody's child; who restarts it is the supervisor's business. It listens on a unix
-socket only. PostgreSQL refuses to run as root, so under root it gets a system user of its own.
+The server runs in the foreground as somebody's child; who restarts it is the supervisor's business. It listens on a
+unix socket only. PostgreSQL refuses to run as root, so under root it gets a system user of its own.
 """
 
 import asyncio

@@ -1,0 +1,90 @@
+# The one way to run each thing, for people and for CI. `make` alone explains every target.
+VENV := .venv
+BIN := $(VENV)/bin
+DATA ?= .weft
+PORT ?= 8000
+BASE ?=
+UV_VERSION := 0.13.9
+EXTRAS := --extra service --extra trainer --extra inference --extra cpu --extra local --extra dev
+PROJECTS := pyproject.toml clients/python/pyproject.toml
+SOURCES := service trainer inference deploy clients tests
+
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell $(name) -c \
+	'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
+	</dev/null >/dev/null 2>&1 && echo $(name))))
+# uv does not read pip's settings; where the machine has any, in its environment or in files, they hold for uv too.
+pip_setting = $(shell $(BIN)/python -m pip config list 2>/dev/null | sed -n "s/^\(:env:\|global\)\.$(1)='\(.*\)'$$/\2/p" | head -n 1)
+FIND_LINKS = $(or $(UV_FIND_LINKS),$(call pip_setting,find-links))
+INDEX = $(or $(UV_DEFAULT_INDEX),$(call pip_setting,index-url))
+CERTIFICATES = $(or $(SSL_CERT_FILE),$(call pip_setting,cert))
+# The CPU build of torch comes from a folder where the machine has one, else from PyTorch's own index.
+UV = $(if $(FIND_LINKS),UV_FIND_LINKS="$(FIND_LINKS)",UV_TORCH_BACKEND=cpu) $(if $(INDEX),UV_DEFAULT_INDEX="$(INDEX)") \
+	$(if $(CERTIFICATES),SSL_CERT_FILE="$(CERTIFICATES)") $(BIN)/uv
+STAMP := $(VENV)/installed
+# What the environment was installed from, and where: an unchanged key means there is nothing to do.
+KEY = $$({ pwd; cat requirements.lock $(PROJECTS); } | sha256sum)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up down status demo test test-unit test-stack lint format lock tiny-base clean
+
+help: ## Explain these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "Variables: DATA=$(DATA) (data folder)  PORT=$(PORT)  BASE=<folder or hub id of a base model; empty: the tiny one>"
+
+setup: ## Install everything into .venv at the locked versions; at once where nothing changed
+	@test "$$(cat $(STAMP) 2>/dev/null)" = "$(KEY)" || $(MAKE) --no-print-directory $(STAMP)
+
+.PHONY: $(STAMP)
+$(STAMP): $(BIN)/uv
+	@rm -f $@
+	@echo "Installing the locked versions into $(VENV)"
+	@$(UV) pip sync --python $(BIN)/python requirements.lock
+	@$(UV) pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable . --editable clients/python
+	@echo "$(KEY)" > $@
+
+$(BIN)/uv:
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or 3.12 with its venv module on the path;" \
+		"install one, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+up: setup ## Run the whole stack in the foreground; Ctrl-C stops it
+	@exec $(BIN)/weftd up --data $(DATA) --port $(PORT) $(if $(BASE),--base $(BASE))
+
+down: setup ## Stop the stack that `make demo` left running
+	@$(BIN)/weftd down --data $(DATA)
+
+status: setup ## Show what runs, since when and in how much memory
+	@$(BIN)/weftd status --data $(DATA)
+
+demo: setup ## Two tenants train their own adapters over one base and get different answers
+	@$(BIN)/python -m deploy.local.demo --data $(DATA) --port $(PORT) $(if $(BASE),--base $(BASE))
+
+test: test-unit test-stack ## Run every test
+
+test-unit: setup ## Run the tests that need no whole stack
+	$(BIN)/python -m pytest -n 2 -m "not stack and not gpu"
+
+test-stack: setup ## Run the tests against the whole embedded stack, one after the other
+	$(BIN)/python -m pytest -m "stack and not gpu"
+
+lint: setup ## Check style, types and import arrows
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+format: setup ## Rewrite the sources in the house style
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+# hatchling and editables build the two editable projects: locked with the rest, so that a build fetches nothing.
+lock: setup ## Choose versions anew and write requirements.lock
+	@printf 'hatchling\neditables\n' | $(UV) pip compile pyproject.toml - $(EXTRAS) --upgrade --python-version 3.11 \
+		--no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet --output-file requirements.lock
+
+tiny-base: setup ## Train the tiny base model again from nothing (minutes)
+	$(BIN)/python -m deploy.local.tiny_base.train
+
+clean: down ## Stop the stack and remove its data folder
+	rm -rf $(DATA)

@@ -1,0 +1,109 @@
+"""`weftd`, the operator's command for an embedded stack on one machine: parses, calls, turns errors into one line."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from deploy.local.folder import DataFolder, FolderInUse, StackError
+
+FAILED, IN_USE, NOT_RUNNING = 1, 2, 3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 1 failed, 2 wrong usage or folder in use, 3 not running."""
+    options = _parser().parse_args(arguments)
+    # Resolved here: children run in other folders.
+    data = DataFolder(options.data.expanduser().resolve())
+    try:
+        return options.run(data, options)
+    except FolderInUse as error:
+        print(f"weftd: {error}", file=sys.stderr)
+        return IN_USE
+    except StackError as error:
+        print(f"weftd: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return 128 + 2
+
+
+def _up(data: DataFolder, options: argparse.Namespace) -> int:
+    # Only this command needs the parts' libraries; the others should answer at once.
+    from deploy.local.display import Display
+    from deploy.local.up import up
+
+    asyncio.run(up(data, options.port, options.base, Display()))
+    return 0
+
+
+def _down(data: DataFolder, options: argparse.Namespace) -> int:
+    from deploy.local.running import down
+
+    return 0 if down(data) else _say_nothing_runs(data, 0)
+
+
+def _status(data: DataFolder, options: argparse.Namespace) -> int:
+    from deploy.local.running import show
+
+    ready = show(data)
+    if ready is None:
+        return _say_nothing_runs(data, NOT_RUNNING)
+    return 0 if ready else FAILED
+
+
+def _key_create(data: DataFolder, options: argparse.Namespace) -> int:
+    from deploy.local.admin import Admin
+
+    print(Admin.of(data).create_key(options.project))
+    return 0
+
+
+def _say_nothing_runs(data: DataFolder, status: int) -> int:
+    print(f"nothing runs on {data.root}")
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="weftd",
+        description="Runs a whole Weft on this machine: database, object store, service, trainer and vLLM.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    up = _command(commands, "up", _up, "run the stack in the foreground; Ctrl-C stops it")
+    up.add_argument("--port", type=_port, default=8000, help="where the API listens on 127.0.0.1 (default 8000)")
+    up.add_argument(
+        "--base", metavar="MODEL", help="base model: a folder or a hub id (default: a tiny one, for trying out)"
+    )
+    _command(commands, "down", _down, "stop the stack that runs on a data folder")
+    _command(
+        commands, "status", _status, "show what runs; exit status 0 when ready, 1 when not yet, 3 when not running"
+    )
+    key = commands.add_parser("key", help="keys of projects").add_subparsers(required=True, metavar="COMMAND")
+    create = _command(
+        key, "create", _key_create, "make a key of a project and print it; the project is made if missing"
+    )
+    create.add_argument("--project", required=True, metavar="NAME", help="the project's name")
+    return parser
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, run: object, text: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="the data folder; made by `up` if missing"
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 1 <= port <= 65535:
+        raise argparse.ArgumentTypeError("a port is a number from 1 to 65535")
+    return port
+
+
+if __name__ == "__main__":
+    sys.exit(main())
