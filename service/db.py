@@ -5,13 +5,19 @@ and the control role's, which authenticates, schedules and meters. Owns the only
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import datetime
+from typing import Any, ClassVar
 
-from sqlalchemy import DateTime, MetaData, text
+from sqlalchemy import DateTime, Double, MetaData, Text, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
 from service.contracts.ids import ProjectId
 from service.settings import ServiceSettings
+
+SCHEMA = "0001"
+"""The newest revision in `migrations/versions`; the service starts over no other."""
 
 NAMING = {
     "ix": "ix_%(column_0_label)s",
@@ -24,7 +30,7 @@ NAMING = {
 
 class Base(DeclarativeBase):
     metadata = MetaData(naming_convention=NAMING)
-    type_annotation_map = {datetime: DateTime(timezone=True)}
+    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: DateTime(timezone=True), str: Text(), float: Double()}
 
 
 class TenantSession(AsyncSession):
@@ -41,6 +47,16 @@ class UnsafeDatabase(RuntimeError):
     """The database would not keep tenants apart; the service refuses to start."""
 
 
+class DatabaseUnavailable(ConnectionError):
+    """The database cannot be reached, or cannot write, just now; the same call may succeed later."""
+
+
+# SQLSTATE classes and codes that say "not now": connection lost, no resources left, shut down or starting, read-only
+# after a failover, a lock or a statement that took too long, a deadlock.
+PASSING_CLASSES = ("08", "53", "57P")
+PASSING_CODES = {"25006", "40001", "40P01", "55P03", "57014"}
+
+
 class Database:
     """Engines and session factories of one process."""
 
@@ -53,7 +69,8 @@ class Database:
     @asynccontextmanager
     async def tenant(self, project: ProjectId) -> AsyncGenerator[TenantSession]:
         """A transaction as `project`; commits at the end, rolls back on any exception."""
-        async with self._tenant() as session, session.begin():
+        async with _translated(), self._tenant() as session, session.begin():
+            await _connect(session)
             # Local to the transaction: a pooled connection must not remember the last tenant.
             await session.execute(text("select set_config('app.project', :project, true)"), {"project": project})
             session.project_id = project
@@ -62,14 +79,18 @@ class Database:
     @asynccontextmanager
     async def control(self) -> AsyncGenerator[ControlSession]:
         """A transaction of the control role; commits at the end, rolls back on any exception."""
-        async with self._control() as session, session.begin():
+        async with _translated(), self._control() as session, session.begin():
+            await _connect(session)
             yield session
 
     async def verify(self) -> None:
-        """Refuses roles that row-level security does not bind, and tenant tables that do not force it."""
-        for engine in (self._tenant_engine, self._control_engine):
-            await _verify_role(engine)
-        await _verify_tables(self._tenant_engine)
+        """Refuses another schema, a role that row-level security does not bind, tenant tables that do not force it."""
+        for sessions in (self._tenant, self._control):
+            async with _translated(), sessions() as session:
+                await _connect(session)
+                await _verify_role(session)
+                await _verify_schema(session)
+                await _verify_tables(session)
 
     async def close(self) -> None:
         await self._tenant_engine.dispose()
@@ -87,26 +108,61 @@ def _engine(url: str, pool: int) -> AsyncEngine:
     )
 
 
-async def _verify_role(engine: AsyncEngine) -> None:
+async def _connect(session: AsyncSession) -> None:
+    """Takes a connection now, so that whatever goes wrong here is known to be the database's doing."""
+    try:
+        await session.connection()
+    except (OSError, DBAPIError, PoolTimeout) as error:
+        reason = error.orig if isinstance(error, DBAPIError) else error
+        raise DatabaseUnavailable(f"the database cannot be reached: {reason}") from error
+
+
+@asynccontextmanager
+async def _translated() -> AsyncGenerator[None]:
+    """Turns a driver's passing failures into DatabaseUnavailable; its other errors are bugs and stay as they are."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise DatabaseUnavailable("a statement took too long") from error
+    except DBAPIError as error:
+        if error.connection_invalidated or _passes(error):
+            raise DatabaseUnavailable(str(error.orig)) from error
+        raise
+
+
+def _passes(error: DBAPIError) -> bool:
+    code = getattr(error.orig, "sqlstate", None) or ""
+    return code.startswith(PASSING_CLASSES) or code in PASSING_CODES
+
+
+async def _verify_role(session: AsyncSession) -> None:
     query = text("select current_user, rolsuper or rolbypassrls from pg_roles where rolname = current_user")
-    async with engine.connect() as connection:
-        user, unsafe = (await connection.execute(query)).one()
+    user, unsafe = (await session.execute(query)).one()
     if unsafe:
         raise UnsafeDatabase(
             f"database role {user!r} can bypass row-level security; use a role without SUPERUSER and BYPASSRLS"
         )
 
 
-async def _verify_tables(engine: AsyncEngine) -> None:
+async def _verify_schema(session: AsyncSession) -> None:
+    if await session.scalar(text("select to_regclass('public.alembic_version')")) is None:
+        raise UnsafeDatabase("the database is empty; run the migrations")
+    found = await session.scalar(text("select version_num from alembic_version"))
+    if found != SCHEMA:
+        raise UnsafeDatabase(f"the database has schema {found}, this service needs {SCHEMA}; run the migrations")
+
+
+async def _verify_tables(session: AsyncSession) -> None:
     query = text(
         """
-        select c.relname from pg_class c join pg_attribute a on a.attrelid = c.oid
-        where a.attname = 'project_id' and c.relkind in ('r', 'p') and c.relnamespace = 'public'::regnamespace
+        select c.relname from pg_class c
+        where c.relkind in ('r', 'p') and c.relnamespace = 'public'::regnamespace
+          and (c.relname = 'projects' or exists (
+            select 1 from pg_attribute a where a.attrelid = c.oid and a.attname = 'project_id' and not a.attisdropped))
           and not (c.relrowsecurity and c.relforcerowsecurity)
         """
     )
-    async with engine.connect() as connection:
-        open_tables = list((await connection.execute(query)).scalars())
+    open_tables = list((await session.execute(query)).scalars())
     if open_tables:
         raise UnsafeDatabase(
             f"row-level security is not forced on {', '.join(sorted(open_tables))}; run the migrations"

@@ -1,13 +1,14 @@
-"""Errors that carry their own HTTP status and OpenAI code, and the one place that renders them.
+"""Errors that carry their own HTTP status and OpenAI code.
 
     ApiError
     ├── InvalidRequest 400         ├── NotFound 404            ├── PayloadTooLarge 413
     ├── Unauthenticated 401        ├── ModelNotFound 404       ├── UnsupportedMedia 415
     ├── Forbidden 403              ├── MethodNotAllowed 405    ├── RateLimited 429
-    ├── Conflict 409               ├── LeaseLost 409           └── Unavailable 503
+    ├── Conflict 409               ├── LeaseLost 409           ├── RequestTimeout 408
+    ├── Unprocessable 422          └── Unavailable 503
 
 A conflict that a repeat cannot mend says `x-should-retry: false`, since OpenAI's clients retry every 409.
-Rendering lives in `service.app`, which also maps validation errors and unknown routes to this shape.
+Rendering lives in `service.rendering`, which also maps validation errors and unknown routes to this shape.
 """
 
 from typing import Any, ClassVar
@@ -106,6 +107,22 @@ class LeaseLost(Conflict):
     """The lease is no longer held under this epoch."""
 
     code = "lease_lost"
+
+
+class RequestTimeout(ApiError):
+    """The request did not arrive in time."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+
+
+class Unprocessable(ApiError):
+    """The request is well formed, but what it names cannot be used."""
+
+    status = 422
+    type = "invalid_request_error"
+    code = "unprocessable"
 
 
 class PayloadTooLarge(ApiError):

@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from service.contracts.base_model import BaseModelInfo
 from service.contracts.store import ObjectStore
 from service.db import ControlSession, Database
+from service.notifications import Notifications
 from service.settings import ServiceSettings
 
 
@@ -17,6 +18,12 @@ class Resources:
     settings: ServiceSettings
     database: Database
     store: ObjectStore
+    notifications: Notifications
+
+    @classmethod
+    def of(cls, settings: ServiceSettings) -> "Resources":
+        """Everything that `settings` name. Nothing is connected yet."""
+        return cls(settings, Database(settings), ObjectStore(settings.store), Notifications(settings))
 
     def base_model(self, name: str) -> BaseModelInfo | None:
         """The allowed base of that public name, or None."""

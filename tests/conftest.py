@@ -5,8 +5,10 @@ A database is cloned from a migrated template for each module that asks, so modu
 
 import asyncio
 import contextlib
+import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +18,8 @@ import pytest
 from deploy.local import objectstore, postgres, secrets
 from service.contracts.store import ObjectStore
 from service.settings import ServiceSettings
+
+pytest_plugins = ["tests.e2e.stack"]
 
 TEMPLATE = "weft_template"
 
@@ -58,10 +62,12 @@ def test_secrets(tmp_path_factory: pytest.TempPathFactory) -> secrets.Secrets:
 
 @pytest.fixture(scope="session")
 def postgres_server(
-    tmp_path_factory: pytest.TempPathFactory, test_secrets: secrets.Secrets
+    request: pytest.FixtureRequest, test_secrets: secrets.Secrets
 ) -> Iterator[postgres.Postgres]:
-    """A running server with the roles and a migrated template database. Durability is off: these rows are thrown away."""
-    folder = tmp_path_factory.mktemp("postgres")
+    """A running server with the roles and a migrated template database. Not durable: its rows are thrown away."""
+    # Not in pytest's folder: each new session closes that one to others, and as root the server runs as another user.
+    folder = Path(tempfile.mkdtemp(prefix="weft-postgres-"))
+    request.addfinalizer(lambda: shutil.rmtree(folder, ignore_errors=True))
     server = postgres.prepare(folder / "data", test_secrets)
     argv = [*server.argv, "-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off"]
     with running(argv, folder / "log", **server.identity) as process:

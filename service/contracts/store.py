@@ -13,12 +13,17 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import boto3
+from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+ONE_PART_AT_A_TIME = TransferConfig(use_threads=False)
+"""Else each upload has ten parts of 8 MiB in memory; callers are threads already."""
 
 
 class StoreSettings(BaseModel):
@@ -66,7 +71,7 @@ class ObjectStore:
 
     def put_stream(self, key: str, body: BinaryIO) -> None:
         """Stores a file object of any size, in parts, without holding it in memory."""
-        self._call(self._client.upload_fileobj, body, self._bucket, key)
+        self._call(self._client.upload_fileobj, body, self._bucket, key, Config=ONE_PART_AT_A_TIME)
 
     def get(self, key: str) -> bytes:
         return self._call(self._client.get_object, Bucket=self._bucket, Key=key)["Body"].read()

@@ -100,7 +100,7 @@ class JobFailure(Message):
 
 
 class Finish(Message):
-    """How a leased job ended. Exactly one of `adapter` (succeeded) and `failure` (failed) where the outcome needs it."""
+    """How a leased job ended: `adapter` comes with succeeded, `failure` with failed, neither with the others."""
 
     epoch: int
     outcome: Literal["succeeded", "failed", "cancelled", "paused", "released"]

@@ -2,13 +2,15 @@
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, func
+from sqlalchemy import BigInteger, ColumnElement, ForeignKey, and_, func, or_
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.db import Base
 
 
 class FileRow(Base):
+    """`deleted_at` of an upload under way lies in the future; `purged_at` says since when the bytes are gone."""
+
     __tablename__ = "files"
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -23,3 +25,9 @@ class FileRow(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime | None]
     deleted_at: Mapped[datetime | None]
+    purged_at: Mapped[datetime | None]
+
+    @classmethod
+    def live(cls) -> ColumnElement[bool]:
+        """Whether a file can be seen and used: complete, not deleted, not expired."""
+        return and_(cls.deleted_at.is_(None), or_(cls.expires_at.is_(None), cls.expires_at > func.now()))

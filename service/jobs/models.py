@@ -1,4 +1,4 @@
-"""Rows of training jobs and their events. The jobs table is the queue: claiming, fencing and resuming are its columns."""
+"""Rows of training jobs and their events. The jobs table is the queue: claims, fencing and resuming are columns."""
 
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ from service.db import Base
 
 
 class JobRow(Base):
-    """`epoch` counts claims; every write of a worker must carry the current one. `checkpoint` is a CheckpointManifest."""
+    """`epoch` counts claims; each write of a worker must carry the current one. `checkpoint`: a CheckpointManifest."""
 
     __tablename__ = "jobs"
 

@@ -1,4 +1,4 @@
-"""Runs migrations as the owner role, named by WEFT_MIGRATION_DATABASE_URL or by `-x url=...`. Async driver, one transaction."""
+"""Runs migrations as the owner role, named by WEFT_MIGRATION_DATABASE_URL or by `-x url=...`."""
 
 import asyncio
 import os
@@ -7,13 +7,16 @@ from alembic import context
 from sqlalchemy import Connection, pool
 from sqlalchemy.ext.asyncio import create_async_engine
 
-import service.adapters.models
-import service.files.models
-import service.jobs.models
-import service.replicas.models
-import service.tenants.models
-import service.usage.models  # noqa: F401  (importing the models fills the metadata)
+from service.adapters import models as adapters
 from service.db import Base
+from service.files import models as files
+from service.jobs import models as jobs
+from service.replicas import models as replicas
+from service.tenants import models as tenants
+from service.usage import models as usage
+
+# Importing them fills the metadata that autogeneration compares with.
+MODELS = (adapters, files, jobs, replicas, tenants, usage)
 
 
 def run(connection: Connection) -> None:

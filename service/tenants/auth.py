@@ -4,6 +4,7 @@ A `Tenant` is the only proof of tenancy below the edge; this module alone makes 
 `cache_seconds`, so a revoked key dies within that time even where no notification arrives.
 """
 
+import asyncio
 import hashlib
 import hmac
 import time
@@ -23,6 +24,12 @@ from service.tenants.keys import hash_key, public_id_of
 from service.tenants.models import KeyRow, OrganizationRow, ProjectRow
 
 CACHE_LIMIT = 10_000
+USED = text(
+    """
+    update api_keys set last_used_at = now()
+    where id = :id and (last_used_at is null or last_used_at < now() - interval '1 minute')
+    """
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class KeyCache:
         self._database = database
         self._seconds = seconds
         self._known: dict[bytes, tuple[float, Tenant]] = {}
+        self._loading: dict[bytes, asyncio.Task[Tenant | None]] = {}
 
     async def find(self, key: str) -> Tenant | None:
         """The tenant of a presented key, or None where there is none, it was revoked or its project is archived."""
@@ -52,15 +60,30 @@ class KeyCache:
         known = self._known.get(digest)
         if known is not None and known[0] > time.monotonic():
             return known[1]
-        tenant = await self._load(public_id, digest)
-        if tenant is not None:
-            if len(self._known) >= CACHE_LIMIT:
-                self._known.clear()
-            self._known[digest] = (time.monotonic() + self._seconds, tenant)
-        return tenant
+        loading = self._loading.get(digest)
+        if loading is None:
+            loading = self._loading[digest] = asyncio.create_task(self._remembered(public_id, digest))
+        # Shielded: the first of many who wait for one lookup may leave.
+        return await asyncio.shield(loading)
 
     def forget(self) -> None:
+        """What is being looked up now may have been read before the change, so it is not remembered either."""
         self._known.clear()
+        self._loading.clear()
+
+    async def _remembered(self, public_id: str, digest: bytes) -> Tenant | None:
+        # Counted from before the look: a key revoked during it is not trusted for longer than the promised time.
+        until = time.monotonic() + self._seconds
+        try:
+            tenant = await self._load(public_id, digest)
+            if tenant is not None and self._loading.get(digest) is asyncio.current_task():
+                if len(self._known) >= CACHE_LIMIT:
+                    self._known.clear()
+                self._known[digest] = (until, tenant)
+            return tenant
+        finally:
+            if self._loading.get(digest) is asyncio.current_task():
+                del self._loading[digest]
 
     async def _load(self, public_id: str, digest: bytes) -> Tenant | None:
         query = (
@@ -73,7 +96,7 @@ class KeyCache:
             found = (await session.execute(query)).one_or_none()
             if found is None or not hmac.compare_digest(found[0].hash, digest):
                 return None
-            await session.execute(text("update api_keys set last_used_at = now() where id = :id"), {"id": found[0].id})
+            await session.execute(USED, {"id": found[0].id})
         row, organization_id, organization_name = found
         return Tenant(ProjectId(row.project_id), OrganizationId(organization_id), organization_name, KeyId(row.id))
 

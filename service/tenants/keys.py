@@ -1,7 +1,7 @@
 """The form of a project key and what is kept of it.
 
-`sk-weft-` + 12 characters of public id + 43 of secret + 6 of checksum, all base62. The checksum turns typing errors away
-without a look at the database; the secret has 256 bits, so a plain SHA-256 at rest is enough.
+`sk-weft-` + 12 characters of public id + 43 of secret + 6 of checksum, all base62. The checksum turns typing errors
+away without a look at the database; the secret has 256 bits, so a plain SHA-256 at rest is enough.
 """
 
 import hashlib

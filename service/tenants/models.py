@@ -17,7 +17,10 @@ class OrganizationRow(Base):
 
 
 class ProjectRow(Base):
-    """A tenant. `virtual_time` is the training it has been served, in tokens divided by `weight`."""
+    """A tenant. `virtual_time` is the training it has been served, in tokens divided by `weight`.
+
+    `busy` says whether it had work when the scheduler last looked. A project that turns busy gets no credit for idling.
+    """
 
     __tablename__ = "projects"
 
@@ -28,6 +31,7 @@ class ProjectRow(Base):
     weight: Mapped[float] = mapped_column(default=1.0)
     max_running_jobs: Mapped[int] = mapped_column(default=4)
     virtual_time: Mapped[float] = mapped_column(default=0.0)
+    busy: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     archived_at: Mapped[datetime | None]
 

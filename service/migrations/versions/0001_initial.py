@@ -23,6 +23,7 @@ create table projects (
   weight double precision not null default 1 check (weight > 0),
   max_running_jobs int not null default 4 check (max_running_jobs >= 0),
   virtual_time double precision not null default 0,
+  busy boolean not null default false,
   created_at timestamptz not null default now(),
   archived_at timestamptz,
   unique (organization_id, name)
@@ -54,9 +55,11 @@ create table files (
   created_at timestamptz not null default now(),
   expires_at timestamptz,
   deleted_at timestamptz,
+  purged_at timestamptz,
   unique (project_id, id)
 );
 create index ix_files_project on files (project_id, created_at desc, id desc) where deleted_at is null;
+create index ix_files_over on files (least(deleted_at, expires_at)) where purged_at is null;
 
 create table jobs (
   id text primary key,
@@ -95,6 +98,7 @@ create table jobs (
 );
 create index ix_jobs_project on jobs (project_id, created_at desc, id desc);
 create index ix_jobs_queue on jobs (project_id, priority desc, created_at, id) where status = 'queued';
+create index ix_jobs_running on jobs (project_id) where status = 'running';
 create index ix_jobs_leased on jobs (lease_until) where status = 'running';
 
 create table job_events (

@@ -1,0 +1,85 @@
+"""`python -m service` serves until told to stop; `python -m service check` only looks whether it could start."""
+
+import logging
+import signal
+import sys
+from socket import socket
+from types import FrameType
+from typing import NoReturn
+
+import uvicorn
+import uvloop
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from service.app import create_app, lifespan
+from service.contracts.store import StoreError
+from service.db import DatabaseUnavailable, UnsafeDatabase
+from service.settings import ServiceSettings
+
+SHUTDOWN_SECONDS = 10
+KEEP_ALIVE_SECONDS = 75
+
+
+class Server(uvicorn.Server):
+    """Says on standard output when requests may come, for whoever started this process."""
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            sys.stdout.write(f"service: listening on http://{self.config.host}:{self.config.port}\n")
+            sys.stdout.flush()
+
+
+async def serve(settings: ServiceSettings, only_check: bool) -> None:
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http="httptools",
+        # The lifespan is entered below, so that a refused start is one sentence and not a trace.
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+    )
+    async with lifespan(app):
+        if not only_check:
+            await Server(config).serve()
+
+
+def main(arguments: list[str]) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        settings = ServiceSettings()  # pyright: ignore[reportCallIssue]
+        uvloop.run(serve(settings, only_check=arguments == ["check"]))
+    except (ValidationError, SettingsError) as error:
+        sys.stderr.write(f"service: the configuration is not usable: {_problems(error)}\n")
+        return 2
+    except (UnsafeDatabase, DatabaseUnavailable, StoreError) as error:
+        sys.stderr.write(f"service: refuses to start: {error}\n")
+        return 1
+    return 0
+
+
+def _problems(error: ValidationError | SettingsError) -> str:
+    """Names and reasons without the values, which may be secrets."""
+    if isinstance(error, SettingsError):
+        return str(error)
+    return "; ".join(
+        f"WEFT_{'__'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}"
+        for problem in error.errors(include_url=False, include_context=False, include_input=False)
+    )
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """uvicorn raises SIGTERM once more after its own clean end; this lets the lifespan close instead of dying there."""
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

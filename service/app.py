@@ -1,0 +1,105 @@
+"""Puts the features together into one ASGI application and holds what lives as long as the process.
+
+A feature gives `routes.router`; what must run meanwhile is a coroutine function in BACKGROUND, given the Resources and
+run until cancelled. Errors are rendered by `service.rendering`, requests framed by `service.middleware`.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from fastapi import FastAPI
+
+import service.adapters.routes
+import service.files.routes
+import service.files.sweep
+import service.jobs.routes
+import service.leases.reap
+import service.leases.routes
+import service.replicas.routes
+import service.tenants.routes
+from service import health
+from service.gateway.routes import Gateway
+from service.middleware import BodyLimit, RequestFrame
+from service.rendering import RENDERED, render
+from service.resources import Resources
+from service.settings import ServiceSettings
+from service.tenants.auth import KeyCache
+from service.tenants.projects import ensure_organization
+
+ROUTERS = (
+    health.router,
+    service.tenants.routes.router,
+    service.files.routes.router,
+    service.jobs.routes.router,
+    service.adapters.routes.router,
+    service.leases.routes.router,
+    service.replicas.routes.router,
+)
+BACKGROUND: dict[str, Callable[[Resources], Awaitable[None]]] = {
+    "reaper": service.leases.reap.run,
+    "file sweeper": service.files.sweep.run,
+    "notifications": lambda resources: resources.notifications.run(),
+}
+STORAGE_THREADS = 32
+RESTART_SECONDS = 1.0
+
+log = logging.getLogger("service.app")
+
+
+def create_app(settings: ServiceSettings) -> FastAPI:
+    """The application; it connects to nothing before its lifespan starts."""
+    app = FastAPI(title="Weft", redirect_slashes=False, docs_url=None, redoc_url=None, lifespan=lifespan)
+    resources = Resources.of(settings)
+    keys = KeyCache(resources.database, settings.cache_seconds)
+    resources.notifications.subscribe("key", keys.forget)
+    app.state.resources = resources
+    app.state.keys = keys
+    app.state.readiness = health.Readiness()
+    app.state.gateway = Gateway(resources, keys)
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, max_file_bytes=settings.max_file_bytes)
+    app.add_middleware(RequestFrame)
+    for error in RENDERED:
+        app.add_exception_handler(error, render)
+    for router in ROUTERS:
+        app.include_router(router)
+    # First: they carry most of the traffic, and every route before them would be tried on each request.
+    app.router.routes[:0] = app.state.gateway.routes()
+    return app
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+    """Checks what the service stands on, runs the background work and closes everything. Raises where a check fails."""
+    resources: Resources = app.state.resources
+    # Storage calls block; their threads must not be the few that name resolution waits for.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(STORAGE_THREADS, "storage"))
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(resources.database.close)
+        await resources.database.verify()
+        await asyncio.to_thread(resources.store.ensure_bucket)
+        async with resources.database.control() as session:
+            await ensure_organization(session, resources.settings.organization_name)
+        await stack.enter_async_context(app.state.gateway)
+        tasks = [asyncio.create_task(_kept_running(name, run, resources)) for name, run in BACKGROUND.items()]
+        stack.push_async_callback(_cancelled, tasks)
+        yield
+
+
+async def _kept_running(name: str, run: Callable[[Resources], Awaitable[None]], resources: Resources) -> None:
+    """One failure must not end the reaper for the life of the process."""
+    while True:
+        try:
+            await run(resources)
+        except Exception:
+            log.exception("the %s failed; it starts again", name)
+        await asyncio.sleep(RESTART_SECONDS)
+
+
+async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

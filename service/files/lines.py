@@ -1,0 +1,191 @@
+"""What one line of a training file must be: OpenAI's chat example, or a prompt and its completion.
+
+The shapes are those that `trainer.data` trains on; a line accepted here is accepted there. Problems name places and
+kinds and never quote the line, since they end up in answers, logs and job errors.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, cast
+
+import orjson
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+MAX_MESSAGES = 1024
+
+Form = Literal["chat", "completion"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    line: int
+    code: str
+    message: str
+
+
+class InvalidLine(Exception):
+    """Why a line cannot be trained on."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class _Shape(BaseModel):
+    """Fields that are not named here are kept by the trainer or ignored by it; they are not our business."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+def _json_object(text: str) -> str:
+    try:
+        fine = not text.strip() or isinstance(orjson.loads(text), dict)
+    except orjson.JSONDecodeError:
+        fine = False
+    if not fine:
+        raise ValueError("should be a JSON object in a string")
+    return text
+
+
+class _TextPart(_Shape):
+    type: Literal["text"]
+    text: str
+
+
+class _Call(_Shape):
+    name: str
+    arguments: Annotated[str, AfterValidator(_json_object)] | dict[str, Any] = ""
+
+
+class _ToolCall(_Shape):
+    type: Literal["function"] = "function"
+    function: _Call
+
+
+class _Message(_Shape):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[_TextPart] | None = None
+    weight: Annotated[int, Field(ge=0, le=1)] | None = None
+    tool_calls: list[_ToolCall] | None = None
+    function_call: _Call | None = None
+
+    @property
+    def empty(self) -> bool:
+        return not self.content and not self.tool_calls and self.function_call is None
+
+
+class _Function(_Shape):
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class _Tool(_Shape):
+    type: Literal["function"] = "function"
+    function: _Function
+
+
+class _Chat(_Shape):
+    messages: list[_Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    tools: list[_Tool] | None = None
+    parallel_tool_calls: bool | None = None
+    functions: list[_Function] | None = None
+
+
+class _Completion(_Shape):
+    prompt: str
+    completion: str = Field(min_length=1)
+
+
+def check_line(line: bytes) -> Form:
+    """The form of a good line. Raises InvalidLine."""
+    value = _parsed(line)
+    if b"\\u0000" in line and _holds_nul(value):
+        raise InvalidLine("nul_character", "contains the NUL character \\u0000; remove it")
+    try:
+        if "messages" in value:
+            _check_chat(_Chat.model_validate(value))
+            return "chat"
+        if "prompt" in value or "completion" in value:
+            _Completion.model_validate(value)
+            return "completion"
+    except ValidationError as error:
+        raise _first_of(error) from None
+    raise InvalidLine("missing_messages", "has neither 'messages' nor 'prompt' and 'completion'")
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    if b"\0" in line:
+        raise InvalidLine("nul_character", "contains a NUL byte; save the file as UTF-8 text")
+    try:
+        value: Any = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise _not_json(line, error) from None
+    if not isinstance(value, dict):
+        raise InvalidLine("not_an_object", "is not a JSON object")
+    return cast("dict[str, Any]", value)
+
+
+def _not_json(line: bytes, error: orjson.JSONDecodeError) -> InvalidLine:
+    try:
+        line.decode()
+    except UnicodeDecodeError as bad:
+        return InvalidLine("invalid_utf8", f"is not valid UTF-8 (byte {bad.start + 1}); save the file as UTF-8")
+    return InvalidLine("invalid_json", f"is not valid JSON (column {error.colno})")
+
+
+def _holds_nul(value: Any) -> bool:
+    """Looks without recursion: nesting is the sender's choice."""
+    waiting: list[Any] = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            if "\0" in item:
+                return True
+        elif isinstance(item, dict):
+            waiting.extend(item.keys())  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
+            waiting.extend(item.values())  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
+        elif isinstance(item, list):
+            waiting.extend(item)  # pyright: ignore[reportUnknownArgumentType]
+    return False
+
+
+def _check_chat(chat: _Chat) -> None:
+    spoken = [(number, message) for number, message in enumerate(chat.messages) if message.role == "assistant"]
+    if not spoken:
+        raise InvalidLine("no_assistant_message", "has no assistant message, so there is nothing to learn from it")
+    for number, message in spoken:
+        if message.empty:
+            raise InvalidLine("empty_assistant", f"messages.{number} has neither content nor tool_calls")
+    if all(message.weight == 0 for _, message in spoken):
+        raise InvalidLine("no_trained_message", "every assistant message has weight 0, so there is nothing to learn")
+
+
+CODES = {
+    "role": "unknown_role",
+    "content": "invalid_content",
+    "weight": "invalid_weight",
+    "tool_calls": "invalid_tool_calls",
+    "function_call": "invalid_tool_calls",
+    "tools": "invalid_tools",
+    "functions": "invalid_tools",
+}
+
+
+def _first_of(error: ValidationError) -> InvalidLine:
+    # `input` and `ctx` of a pydantic error quote the value; its place, kind and fixed words do not.
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    # Where a field has alternatives each of them complains; the complaint from furthest inside is about the one meant.
+    field = errors[0]["loc"][:3]
+    first = max((problem for problem in errors if problem["loc"][:3] == field), key=lambda problem: len(problem["loc"]))
+    place = [str(part) for part in first["loc"]]
+    # messages.<number>.<field>...; everything else is a field of the line.
+    name = place[2] if place[0] == "messages" and len(place) > 2 else place[0]
+    code = CODES.get(name, f"invalid_{name}")
+    if place == ["messages"] and first["type"] == "too_short":
+        code = "empty_messages"
+    # Names such as "list[_TextPart]" are alternatives of ours, not places in the line.
+    where = ".".join(part for part in place if (part.isidentifier() and part != "str") or part.isdigit())
+    message = re.sub(r" or instance of \w+", "", first["msg"].removeprefix("Value error, "))
+    return InvalidLine(code, f"{where}: {message}"[:300])

@@ -1,0 +1,114 @@
+"""Passing a replica's answer on to the client, and booking what it cost before the client has the last of it."""
+
+import logging
+from datetime import UTC, datetime
+
+import aiohttp
+import orjson
+
+from service.contracts.replica import CACHE_HEADER
+from service.errors import ApiError, Unavailable
+from service.gateway.client import Answer, Headers
+from service.gateway.events import DATA, END, EventFilter, StreamBroken, Usage, model_member, usage_of_answer
+from service.gateway.problems import problem_of, status_inside
+from service.gateway.relay import Reply
+from service.gateway.request import CompletionRequest
+from service.gateway.resolve import Target
+from service.tenants.auth import Tenant
+from service.usage.ledger import UsageEntry
+from service.usage.spool import Spool
+
+BROKEN = "The model server stopped in the middle of the answer; try again."
+STREAM_HEADERS: Headers = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    # Asks proxies in front of us not to collect events.
+    (b"x-accel-buffering", b"no"),
+]
+
+log = logging.getLogger("service.gateway")
+
+
+class Booking:
+    """The one entry of a request in the ledger; the first booking counts."""
+
+    def __init__(self, spool: Spool, tenant: Tenant, target: Target, request_id: str) -> None:
+        self._spool = spool
+        self._tenant = tenant
+        self._target = target
+        self._request_id = request_id
+        self._done = False
+
+    def book(self, usage: Usage) -> None:
+        if self._done or usage == Usage(0, 0):
+            return
+        self._done = True
+        entry = UsageEntry(
+            id=self._request_id,
+            project_id=self._tenant.project_id,
+            kind="completion",
+            model=self._target.name,
+            key_id=self._tenant.key_id,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            created_at=datetime.now(UTC),
+        )
+        self._spool.append(entry)
+
+
+async def pass_on(reply: Reply, request: CompletionRequest, target: Target, answer: Answer, booking: Booking) -> None:
+    """Sends the whole answer. A stream that breaks off ends with an error event and without `[DONE]`."""
+    if reply.is_stream:
+        await _stream(reply, EventFilter(request, target), target, answer, booking)
+    else:
+        await _body(reply, target, answer, booking)
+
+
+async def _body(reply: Reply, target: Target, answer: Answer, booking: Booking) -> None:
+    try:
+        booking.book(usage_of_answer(reply.first))
+    except StreamBroken as error:
+        raise Unavailable("The model server's answer was not readable; try again.", code="bad_answer") from error
+    body = reply.first
+    if target.is_adapter:
+        body = body.replace(model_member(target.model), model_member(target.name))
+    length = str(len(body)).encode()
+    await answer.start([(b"content-type", b"application/json"), (b"content-length", length), *_cache(reply)])
+    await answer.finish(body)
+
+
+async def _stream(reply: Reply, events: EventFilter, target: Target, answer: Answer, booking: Booking) -> None:
+    await answer.start([*STREAM_HEADERS, *_cache(reply)])
+    try:
+        await _events(reply, events, answer, booking)
+    except (aiohttp.ClientError, OSError, StreamBroken) as error:
+        log.warning("the replica broke off in the middle of a stream: %s", error)
+    finally:
+        # Whatever ended it: the client has had this much.
+        booking.book(events.usage)
+    ended_well = events.done and events.failure is None
+    await answer.finish(b"" if ended_well else _failure_event(events.failure, target))
+
+
+async def _events(reply: Reply, events: EventFilter, answer: Answer, booking: Booking) -> None:
+    chunk = reply.first
+    while chunk:
+        data = events.feed(chunk)
+        if events.complete:
+            booking.book(events.usage)
+        if data:
+            await answer.write(data)
+        if events.failure is not None:
+            return
+        chunk = await reply.response.content.readany()
+
+
+def _failure_event(failure: bytes | None, target: Target) -> bytes:
+    problem = problem_of(status_inside(failure), {}, failure, target) if failure is not None else None
+    problem = problem or ApiError(BROKEN, code="server_error")
+    return DATA + orjson.dumps(problem.body()) + END
+
+
+def _cache(reply: Reply) -> Headers:
+    tier = reply.response.headers.get(CACHE_HEADER)
+    return [(CACHE_HEADER.encode(), tier.encode())] if tier else []

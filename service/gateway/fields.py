@@ -1,0 +1,60 @@
+"""Which fields of a completion request may pass to vLLM, as data.
+
+vLLM takes any field and obeys more of them than a tenant may use: prompts as serialised tensors, media by URL,
+templates as code, another tenant's cache. So only what is listed here passes. The tests compare these lists with vLLM's
+own request classes: a release that adds a field has to be looked at.
+"""
+
+from typing import Final
+
+_BOTH: Final = frozenset(
+    {
+        "add_special_tokens", "allowed_token_ids", "bad_words", "echo", "frequency_penalty", "ignore_eos",
+        "include_stop_str_in_output", "logit_bias", "logprob_token_ids", "logprobs", "max_tokens", "min_p",
+        "min_tokens", "model", "n", "presence_penalty", "prompt_logprobs", "repetition_detection",
+        "repetition_penalty", "response_format", "return_token_ids", "return_tokens_as_token_ids", "seed",
+        "skip_special_tokens", "spaces_between_special_tokens", "stop", "stop_token_ids", "stream", "stream_interval",
+        "stream_options", "structured_outputs", "temperature", "thinking_token_budget", "top_k", "top_p",
+        "truncate_prompt_tokens", "truncation_side",
+    }
+)  # fmt: skip
+
+CHAT: Final = _BOTH | {
+    "add_generation_prompt", "chat_template_kwargs", "continue_final_message", "include_reasoning",
+    "max_completion_tokens", "messages", "parallel_tool_calls", "reasoning_effort", "tool_choice", "tools",
+    "top_logprobs",
+}  # fmt: skip
+
+COMPLETION: Final = _BOTH | {"prompt", "suffix"}
+
+IGNORED: Final = frozenset(
+    {
+        "metadata", "prediction", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention",
+        "safety_identifier", "service_tier", "store", "user",
+        # Ours to set, per tenant; what the client says is not even looked at.
+        "cache_salt",
+    }
+)  # fmt: skip
+"""Taken from OpenAI's clients without effect: hints, and labels for OpenAI's own records."""
+
+REFUSED: Final = frozenset(
+    {
+        "chat_template", "documents", "ec_transfer_params", "kv_transfer_params", "length_penalty", "media_io_kwargs",
+        "mm_payload", "mm_processor_kwargs", "priority", "prompt_embeds", "request_id", "return_mm_kwargs",
+        "return_prompt_text", "return_token_offsets", "routed_experts_prompt_start", "session_id", "use_beam_search",
+        "vllm_xargs", "watermarking",
+    }
+)  # fmt: skip
+"""vLLM's own fields that no tenant may set. Refused as any unknown field is; listed so that each one was decided on."""
+
+STREAM_OPTIONS: Final = frozenset({"include_usage", "continuous_usage_stats", "include_obfuscation"})
+TEMPLATE_SWITCHES: Final = frozenset({"enable_thinking", "thinking"})
+"""All of `chat_template_kwargs` that passes, true or false: anything else could replace what the template was given."""
+
+TEXT_PARTS: Final = frozenset({"text", "refusal", "input_text", "output_text", "thinking"})
+PART_KEYS: Final = frozenset({"type", "text", "refusal", "thinking", "cache_control"})
+"""Content parts are text. vLLM would fetch media from any URL and load `prompt_embeds` from a part."""
+
+MAX_CHOICES: Final = 128
+MAX_SEQUENCES: Final = 1024
+"""Choices times prompts of one request."""

@@ -1,0 +1,105 @@
+"""`POST /v1/chat/completions` and `/v1/completions`: from a key and a model name to a replica's answer, metered.
+
+Plain ASGI, inside the application's request framing and error rendering. Nothing here waits for the database while
+keys, names and replicas are known.
+"""
+
+import asyncio
+from contextlib import AsyncExitStack, suppress
+from types import TracebackType
+
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from service.contracts.ids import new_request_id
+from service.errors import Unavailable
+from service.gateway import fields
+from service.gateway.client import Answer, read_body
+from service.gateway.exchange import Booking, pass_on
+from service.gateway.place import Placement
+from service.gateway.relay import Call, Relay, open_session
+from service.gateway.request import CompletionRequest, check_type, parse
+from service.gateway.resolve import Callers, Resolver, Salts, Target
+from service.replicas.membership import Membership
+from service.resources import Resources
+from service.tenants.auth import KeyCache, Tenant
+from service.usage.spool import Spool
+
+
+class Gateway:
+    """One process's gateway. An async context: the routes answer inside it only."""
+
+    def __init__(self, resources: Resources, keys: KeyCache) -> None:
+        self.callers = Callers(keys)
+        self.resolver = Resolver(resources)
+        self._salts = Salts(resources)
+        self.membership = Membership(resources)
+        self.spool = Spool(resources.settings.spool_dir, resources.database)
+        self._cold_wait = resources.settings.cold_wait_seconds
+        self._stack = AsyncExitStack()
+        resources.notifications.subscribe("model", self.resolver.forget)
+        resources.notifications.subscribe("replica", self.membership.wake)
+
+    def routes(self) -> list[BaseRoute]:
+        allowed = {"/v1/chat/completions": fields.CHAT, "/v1/completions": fields.COMPLETION}
+        return [Route(path, Endpoint(self, path, names), methods=["POST"]) for path, names in allowed.items()]
+
+    async def __aenter__(self) -> "Gateway":
+        session = await self._stack.enter_async_context(open_session())
+        self._relay = Relay(session, Placement(self.membership), self.membership, self._cold_wait)
+        await self._stack.enter_async_context(self.spool.running())
+        await self.membership.refresh()
+        poll = asyncio.create_task(self.membership.run())
+        self._stack.push_async_callback(_ended, poll)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    def check_ready(self) -> None:
+        """Raises where an answer could not be metered."""
+        if not self.spool.accepting:
+            raise Unavailable("Usage cannot be recorded just now; try again.", code="usage_unavailable", retry_after=5)
+
+    async def exchange(
+        self, path: str, tenant: Tenant, request: CompletionRequest, target: Target, answer: Answer
+    ) -> None:
+        """Asks a replica and passes its answer on. The ledger's id is ours: a client's could be used twice."""
+        request_id = new_request_id()
+        call = Call(
+            path=path,
+            body=request.upstream(target.model, self._salts.of(tenant.project_id)),
+            target=target,
+            affinity=target.model if target.is_adapter else tenant.project_id,
+            request_id=request_id,
+            stream=request.stream,
+        )
+        async with self._relay.ask(call) as reply:
+            await pass_on(reply, request, target, answer, Booking(self.spool, tenant, target, request_id))
+
+
+class Endpoint:
+    """One path as an ASGI application."""
+
+    def __init__(self, gateway: Gateway, path: str, allowed: frozenset[str]) -> None:
+        self._gateway = gateway
+        self._path = path
+        self._allowed = allowed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        tenant = await self._gateway.callers.tenant(headers.get(b"authorization", b"").decode("latin-1"))
+        check_type(headers.get(b"content-type", b"").decode("latin-1"))
+        self._gateway.check_ready()
+        request = parse(await read_body(receive), self._allowed)
+        target = await self._gateway.resolver.target(tenant.project_id, request.model)
+        async with Answer(receive, send) as answer:
+            await self._gateway.exchange(self._path, tenant, request, target, answer)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,117 @@
+"""What a worker may write to the store, and whether what it wrote is complete. Nothing here runs in a transaction.
+
+Checkpoints lie under the epoch and adapters under their content's hash, so a worker that lost its lease while holding
+presigned URLs cannot touch what the next one writes.
+"""
+
+import asyncio
+
+from service.contracts.ids import JobId, ProjectId
+from service.contracts.job import JobSpec
+from service.contracts.layout import adapter_prefix, checkpoint_prefix
+from service.contracts.manifest import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    MANIFEST,
+    AdapterManifest,
+    CheckpointManifest,
+    adapter_id_of,
+    canonical_json,
+)
+from service.contracts.store import ObjectMissing, ObjectStore
+from service.contracts.worker import UploadRequest, UploadTargets
+from service.errors import InvalidRequest
+from service.leases.hold import held
+from service.resources import Resources
+
+MAX_FILES = 64
+
+
+async def targets(resources: Resources, job_id: str, request: UploadRequest) -> UploadTargets:
+    """Presigned PUTs for the manifest's files and the manifest. Raises LeaseLost and InvalidRequest."""
+    async with resources.database.control() as session:
+        job = await held(session, job_id, request.epoch)
+    spec = JobSpec.model_validate(job.spec)
+    if request.kind == "checkpoint" and request.checkpoint is not None:
+        manifest: AdapterManifest | CheckpointManifest = request.checkpoint
+        check_checkpoint(spec, request.epoch, request.checkpoint)
+        prefix = checkpoint_folder(spec, request.checkpoint)
+    elif request.kind == "adapter" and request.adapter is not None:
+        manifest = request.adapter
+        check_adapter(spec, request.adapter)
+        prefix = adapter_folder(spec, request.adapter)
+    else:
+        raise InvalidRequest(f"Uploads of kind '{request.kind}' need the manifest of that kind.", param=request.kind)
+    seconds = resources.settings.presign_seconds
+    names = [*(file.path for file in manifest.files), MANIFEST]
+    return UploadTargets(urls={name: resources.store.presign_put(prefix + name, seconds) for name in names})
+
+
+def checkpoint_folder(spec: JobSpec, manifest: CheckpointManifest) -> str:
+    return checkpoint_prefix(ProjectId(spec.project_id), JobId(spec.job_id), manifest.epoch, manifest.step)
+
+
+def adapter_folder(spec: JobSpec, manifest: AdapterManifest) -> str:
+    return adapter_prefix(ProjectId(spec.project_id), adapter_id_of(manifest))
+
+
+def check_checkpoint(spec: JobSpec, epoch: int, manifest: CheckpointManifest) -> None:
+    """Raises InvalidRequest where the manifest is not one of this job under this epoch."""
+    if manifest.job_id != spec.job_id or manifest.epoch != epoch:
+        raise InvalidRequest("The checkpoint's manifest names another job or epoch.", param="manifest")
+    _check_names(manifest)
+
+
+def check_adapter(spec: JobSpec, manifest: AdapterManifest) -> None:
+    """Raises InvalidRequest where the manifest does not describe what the job was to produce."""
+    expected: dict[str, object] = {
+        "job_id": spec.job_id,
+        "base_model": spec.base_model,
+        "base_fingerprint": spec.base_fingerprint,
+        "chat_template_sha256": spec.chat_template_sha256,
+        "rank": spec.hyperparameters.lora_rank,
+        "alpha": spec.hyperparameters.lora_alpha,
+    }
+    for name, value in expected.items():
+        if getattr(manifest, name) != value:
+            raise InvalidRequest(
+                f"The adapter's manifest says {name} = {getattr(manifest, name)!r}, the job says {value!r}.",
+                code="adapter_mismatch",
+                param=name,
+            )
+    missing = {ADAPTER_CONFIG, ADAPTER_WEIGHTS} - {file.path for file in manifest.files}
+    if missing:
+        raise InvalidRequest(f"The adapter's manifest lacks {', '.join(sorted(missing))}.", param="files")
+    _check_names(manifest)
+
+
+async def verify(store: ObjectStore, prefix: str, manifest: AdapterManifest | CheckpointManifest) -> None:
+    """Looks at every object itself; raises InvalidRequest where one is missing or of another size or content."""
+    await asyncio.gather(*(_verify_size(store, prefix, file.path, file.size) for file in manifest.files))
+    try:
+        stored = await asyncio.to_thread(store.get, prefix + MANIFEST)
+    except ObjectMissing as error:
+        raise _incomplete(f"{MANIFEST} is not stored") from error
+    if stored != canonical_json(manifest):
+        raise _incomplete(f"the stored {MANIFEST} is not the one that was sent")
+
+
+async def _verify_size(store: ObjectStore, prefix: str, path: str, size: int) -> None:
+    try:
+        stored = await asyncio.to_thread(store.size, prefix + path)
+    except ObjectMissing as error:
+        raise _incomplete(f"{path} is not stored") from error
+    if stored != size:
+        raise _incomplete(f"{path} has {stored} bytes instead of {size}")
+
+
+def _check_names(manifest: AdapterManifest | CheckpointManifest) -> None:
+    names = [file.path for file in manifest.files]
+    if not names or len(names) > MAX_FILES or len(set(names)) < len(names) or MANIFEST in names:
+        raise InvalidRequest(
+            f"A manifest lists 1 to {MAX_FILES} different files and not itself.", code="invalid_manifest", param="files"
+        )
+
+
+def _incomplete(reason: str) -> InvalidRequest:
+    return InvalidRequest(f"The upload is not complete: {reason}. Upload it again.", code="upload_incomplete")

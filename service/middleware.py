@@ -1,0 +1,124 @@
+"""Pure-ASGI wrappers of every request: its id and timing, its catch-all, and the limits on what may be sent."""
+
+import logging
+import re
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.contracts.ids import new_request_id
+from service.contracts.replica import REQUEST_ID_HEADER
+from service.errors import ApiError, PayloadTooLarge, UnsupportedMedia
+from service.rendering import respond, unexpected
+
+OPENAI_VERSION = "2020-10-01"
+CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+UPLOAD_PATH = "/v1/files"
+MULTIPART_SLACK = 64 << 10
+"""What a multipart body may hold beside the file itself: its headers and the other fields."""
+
+log = logging.getLogger("service.middleware")
+
+
+class RequestFrame:
+    """Names the request and answers for whatever nobody caught.
+
+    The id in `scope["state"]["request_id"]` may be the client's own: good for logs, never for the ledger.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        answered = False
+
+        async def framed(message: Message) -> None:
+            nonlocal answered
+            if message["type"] == "http.response.start":
+                answered = True
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID_HEADER] = request_id
+                headers["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
+                headers["openai-version"] = OPENAI_VERSION
+            await send(message)
+
+        try:
+            await self._app(scope, receive, framed)
+        except Exception:
+            log.exception("%s %s failed, request %s", scope["method"], scope["path"], request_id)
+            if answered:
+                # The status is on its way: only a cut connection still tells the client that the answer is not whole.
+                raise
+            await respond(unexpected())(scope, receive, framed)
+
+
+class BodyLimit:
+    """Refuses encoded bodies and counts the bytes of all others; a declared length is only the first hint."""
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int, max_file_bytes: int) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+        self._max_upload_bytes = max_file_bytes + MULTIPART_SLACK
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        upload = scope["method"] == "POST" and scope["path"] == UPLOAD_PATH
+        limit = self._max_upload_bytes if upload else self._max_body_bytes
+        refused = _refused(Headers(scope=scope), limit)
+        if refused is not None:
+            await respond(refused)(scope, receive, send)
+            return
+        await self._counted(limit, scope, receive, send)
+
+    async def _counted(self, limit: int, scope: Scope, receive: Receive, send: Send) -> None:
+        taken, started = 0, False
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > limit:
+                raise _too_large(limit)
+            return message
+
+        async def guarded(message: Message) -> None:
+            nonlocal started
+            # Frameworks answer a failed read in their own way; that answer is dropped for ours.
+            if taken <= limit or started:
+                started = True
+                await send(message)
+
+        try:
+            await self._app(scope, counted, guarded)
+        except PayloadTooLarge:
+            if taken <= limit:
+                raise
+        if taken > limit and not started:
+            await respond(_too_large(limit))(scope, receive, send)
+
+
+def _request_id(scope: Scope) -> str:
+    given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+    return given if CLIENT_ID.fullmatch(given) else new_request_id()
+
+
+def _refused(headers: Headers, limit: int) -> ApiError | None:
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        return UnsupportedMedia("Compressed request bodies are not accepted; send the body without Content-Encoding.")
+    length = headers.get("content-length", "0")
+    if length.isdigit() and int(length) > limit:
+        return _too_large(limit)
+    return None
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The request body is larger than {limit} bytes.")

@@ -1,0 +1,55 @@
+"""Keeping the rows of replicas: announcing, leaving, and what a replica is asked to do in answer."""
+
+from urllib.parse import urlsplit
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from service.adapters.models import AdapterRow
+from service.contracts.replica import ReplicaHeartbeat, ReplicaOrders
+from service.db import ControlSession
+from service.errors import Conflict, InvalidRequest
+from service.notifications import notify
+from service.replicas.models import ReplicaRow
+from service.resources import Resources
+
+
+def check(resources: Resources, beat: ReplicaHeartbeat) -> None:
+    """Raises where this service may not send requests to such a replica."""
+    base = resources.base_model(beat.base_model)
+    if base is None:
+        raise InvalidRequest(f"This service offers no base model '{beat.base_model}'.", param="base_model")
+    if base.fingerprint != beat.base_fingerprint:
+        raise Conflict(
+            f"The replica's '{beat.base_model}' is not the one this service was configured with: fingerprint "
+            f"{beat.base_fingerprint[:12]} instead of {base.fingerprint[:12]}. Point both at the same weights.",
+            code="base_model_mismatch",
+            param="base_fingerprint",
+        )
+    address = urlsplit(beat.url)
+    if address.scheme not in {"http", "https"} or not address.hostname or address.query or address.fragment:
+        raise InvalidRequest("'url' must look like http://host:port.", param="url")
+
+
+async def announce(session: ControlSession, replica: str, beat: ReplicaHeartbeat) -> ReplicaOrders:
+    """Writes the row by the database's clock and answers with what the replica should do."""
+    values = {**beat.model_dump(mode="json"), "url": beat.url.rstrip("/"), "seen_at": func.now()}
+    before = await session.scalar(select(ReplicaRow).where(ReplicaRow.id == replica).with_for_update())
+    changed = before is None or any(getattr(before, name) != values[name] for name in ("url", "api_key", "state"))
+    statement = insert(ReplicaRow).values(id=replica, **values)
+    await session.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
+    if changed:
+        await notify(session, "replica")
+    return ReplicaOrders(evict=await _deleted(session, beat.adapters))
+
+
+async def leave(session: ControlSession, replica: str) -> None:
+    await session.execute(delete(ReplicaRow).where(ReplicaRow.id == replica))
+    await notify(session, "replica")
+
+
+async def _deleted(session: ControlSession, adapters: tuple[str, ...]) -> tuple[str, ...]:
+    if not adapters:
+        return ()
+    query = select(AdapterRow.id).where(AdapterRow.id.in_(adapters), AdapterRow.deleted_at.is_not(None))
+    return tuple(await session.scalars(query.order_by(AdapterRow.id)))

@@ -1,0 +1,74 @@
+"""The database goes away and comes back: chat goes on for whoever was known, and nothing that was used is lost."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from deploy.local.postgres import Postgres
+from service.settings import ServiceSettings
+from tests.conftest import wait_until
+from tests.service.conftest import Service
+from tests.service.gateway.conftest import BASE, Ledger, Tenant, chat
+from tests.service.gateway.proxy import Proxy
+from tests.service.gateway.upstream import Upstream
+
+
+@pytest.fixture(scope="module")
+def proxy(postgres_server: Postgres) -> Iterator[Proxy]:
+    # A unix socket's path must be short.
+    with tempfile.TemporaryDirectory(prefix="weft-") as folder:
+        proxy = Proxy(Path(folder), postgres_server.socket_dir)
+        yield proxy
+        proxy.stop()
+
+
+@pytest.fixture(scope="module")
+def service_settings(service_settings: ServiceSettings, proxy: Proxy, postgres_server: Postgres) -> ServiceSettings:
+    def through(url: str) -> str:
+        return url.partition("?host=")[0] + f"?host={proxy.folder}"
+
+    urls = {
+        name: getattr(service_settings, name).get_secret_value() for name in ("database_url", "control_database_url")
+    }
+    short = {"cache_seconds": 0.2, "replica_ttl_seconds": 1.5}
+    return ServiceSettings.model_validate(
+        service_settings.model_dump() | {name: through(url) for name, url in urls.items()} | short
+    )
+
+
+def test_chat_goes_on_through_an_outage_and_everything_is_booked_after_it(
+    service: Service, upstream: Upstream, tenant: Tenant, neighbour: Tenant, ledger: Ledger, proxy: Proxy
+) -> None:
+    def ask(tenant: Tenant, model: str) -> httpx2.Response:
+        headers = {"authorization": f"Bearer {tenant.key}"}
+        return httpx2.post(f"{service.url}/v1/chat/completions", json=chat(model), headers=headers, timeout=10)
+
+    before = len(ledger.of(tenant))
+    assert [ask(tenant, model).status_code for model in (tenant.model, BASE)] == [200, 200]
+    gateway = service.app.state.gateway
+    proxy.cut()
+    wait_until(lambda: not service.call(gateway.spool.deliver()), what="the database is away")
+    # Longer than every cache's life and the replica's time to live.
+    served, until = 0, time.monotonic() + 3 * service.settings.replica_ttl_seconds
+    while time.monotonic() < until:
+        for model in (tenant.model, BASE):
+            answer = ask(tenant, model)
+            assert answer.status_code == 200, answer.text
+            served += 1
+    for unknown in (ask(tenant, "ft:weft-tiny:acme:x:AAAAAAAA"), ask(neighbour, BASE)):
+        assert unknown.status_code == 503
+        assert float(unknown.headers["retry-after"]) > 0
+        assert set(unknown.json()["error"]) == {"message", "type", "param", "code"}
+    proxy.mend()
+    # No replica could announce itself meanwhile; none is dropped for that.
+    wait_until(lambda: ask(neighbour, BASE).status_code == 200, what="the database is back")
+    service.call(gateway.membership.refresh())
+    assert ask(tenant, tenant.model).status_code == 200
+    served += 1
+    wait_until(lambda: service.call(gateway.spool.deliver()), what="the spool is delivered")
+    assert len(ledger.of(tenant)) == before + 2 + served
+    assert not list(service.settings.spool_dir.glob("*.jsonl"))
