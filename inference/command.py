@@ -52,6 +52,8 @@ def environment(settings: ReplicaSettings, inherited: Mapping[str, str], *, cpu:
         # Prevention is in inference.engine; this counts what slips through (vllm:corrupted_requests_total).
         "VLLM_COMPUTE_NANS_IN_LOGITS": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        # Longer than any client pools a connection: at vLLM's 5 s a request now and then meets a closing one.
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "120",
     }
     if Path(settings.base_source).is_dir():
         chosen["HF_HUB_OFFLINE"] = "1"

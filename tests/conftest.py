@@ -5,7 +5,6 @@ A database is cloned from a migrated template for each module that asks, so modu
 
 import asyncio
 import contextlib
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -61,21 +60,19 @@ def test_secrets(tmp_path_factory: pytest.TempPathFactory) -> secrets.Secrets:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(
-    request: pytest.FixtureRequest, test_secrets: secrets.Secrets
-) -> Iterator[postgres.Postgres]:
+def postgres_server(test_secrets: secrets.Secrets) -> Iterator[postgres.Postgres]:
     """A running server with the roles and a migrated template database. Not durable: its rows are thrown away."""
     # Not in pytest's folder: each new session closes that one to others, and as root the server runs as another user.
-    folder = Path(tempfile.mkdtemp(prefix="weft-postgres-"))
-    request.addfinalizer(lambda: shutil.rmtree(folder, ignore_errors=True))
-    server = postgres.prepare(folder / "data", test_secrets)
-    argv = [*server.argv, "-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off"]
-    with running(argv, folder / "log", **server.identity) as process:
-        wait_until(lambda: process.poll() is None and asyncio.run(server.ready()), what="PostgreSQL ready")
-        asyncio.run(server.create_roles())
-        asyncio.run(server.create_database(TEMPLATE))
-        asyncio.run(postgres.migrate(server.url("weft_owner", TEMPLATE)))
-        yield server
+    with tempfile.TemporaryDirectory(prefix="weft-postgres-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        server = postgres.prepare(folder / "data", test_secrets)
+        argv = [*server.argv, "-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off"]
+        with running(argv, folder / "log", **server.identity) as process:
+            wait_until(lambda: process.poll() is None and asyncio.run(server.ready()), what="PostgreSQL ready")
+            asyncio.run(server.create_roles())
+            asyncio.run(server.create_database(TEMPLATE))
+            asyncio.run(postgres.migrate(server.url("weft_owner", TEMPLATE)))
+            yield server
 
 
 @pytest.fixture(scope="session")

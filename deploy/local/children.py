@@ -85,9 +85,13 @@ class Child:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), delay)
 
+    def give_up(self) -> None:
+        """From here on, the part's end is no reason to start it again."""
+        self._stopping.set()
+
     async def stop(self) -> None:
         """Ends the part and everything below it, by force after its grace."""
-        self._stopping.set()
+        self.give_up()
         pid = self.pid
         if pid is None:
             return

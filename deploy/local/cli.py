@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FolderInUse as error:
         print(f"weftd: {error}", file=sys.stderr)
         return IN_USE
-    except StackError as error:
+    except (StackError, OSError) as error:
         print(f"weftd: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:

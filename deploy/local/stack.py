@@ -1,6 +1,7 @@
 """What the embedded stack consists of: each part's command, its whole environment, and how to see that it is ready.
 
-Parts get an environment made here and nothing else of the operator's; secrets travel in it, never in arguments.
+Parts get an environment made here, and of the operator's only their own settings that are not decided here. Secrets
+travel in it, never in arguments.
 """
 
 import asyncio
@@ -12,13 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
+from pydantic_settings import BaseSettings
 
 from deploy.local import objectstore, postgres
 from deploy.local.children import Part
 from deploy.local.folder import DataFolder
 from deploy.local.secrets import Secrets
+from inference.settings import ReplicaSettings
 from service.contracts.base_model import BaseModelInfo
 from service.contracts.store import ObjectStore, StoreError
+from service.settings import ServiceSettings
+from trainer.settings import TrainerSettings
 
 PASSED_ON = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR",
@@ -28,6 +33,7 @@ REPLICA_ID = "local"
 TRAINER_READY, TRAINER_SETBACK = b"engine ready after", b"engine ended"
 REPLICA_SETBACK = b"before it was ready"
 """What the two write about their children: the trainer has no address to ask, and both outlive failures below them."""
+SMALL_PARAMETERS = 50_000_000
 PROBE_TIMEOUT = aiohttp.ClientTimeout(total=6)
 
 Probe = Callable[[], Awaitable[bool]]
@@ -66,7 +72,7 @@ class Stack:
 
     def service(self, server: postgres.Postgres) -> Part:
         store = objectstore.prepare(self.folder.objects, self.ports["objects"], self.secrets).settings
-        environment = self._environment(
+        environment = _chosen_by_operator(ServiceSettings) | self._environment(
             WEFT_PORT=str(self.ports["service"]),
             WEFT_DATABASE_URL=server.url("weft_api"),
             WEFT_CONTROL_DATABASE_URL=server.url("weft_control"),
@@ -85,7 +91,7 @@ class Stack:
 
     def trainer(self) -> Part:
         log = self.folder.log("trainer")
-        environment = self._environment(
+        environment = _chosen_by_operator(TrainerSettings) | self._environment(
             WEFT_TRAINER_SERVICE_URL=self.url,
             WEFT_TRAINER_WORKER_TOKEN=self.secrets.worker_token,
             WEFT_TRAINER_BASE_MODEL=self.base.name,
@@ -105,16 +111,20 @@ class Stack:
 
     def replica(self) -> Part:
         port = self.ports["replica"]
-        environment = self._environment(
-            WEFT_REPLICA_SERVICE_URL=self.url,
-            WEFT_REPLICA_REPLICA_TOKEN=self.secrets.replica_token,
-            WEFT_REPLICA_REPLICA_ID=REPLICA_ID,
-            WEFT_REPLICA_PORT=str(port),
-            WEFT_REPLICA_BASE_MODEL=self.base.name,
-            WEFT_REPLICA_BASE_SOURCE=self.base.source,
-            WEFT_REPLICA_BASE_FINGERPRINT=self.base.fingerprint,
-            WEFT_REPLICA_CONTEXT_LENGTH=str(self.base.context_length),
-            WEFT_REPLICA_CACHE_DIR=str(self.folder.root / "adapters"),
+        environment = (
+            self._small_cache()
+            | _chosen_by_operator(ReplicaSettings)
+            | self._environment(
+                WEFT_REPLICA_SERVICE_URL=self.url,
+                WEFT_REPLICA_REPLICA_TOKEN=self.secrets.replica_token,
+                WEFT_REPLICA_REPLICA_ID=REPLICA_ID,
+                WEFT_REPLICA_PORT=str(port),
+                WEFT_REPLICA_BASE_MODEL=self.base.name,
+                WEFT_REPLICA_BASE_SOURCE=self.base.source,
+                WEFT_REPLICA_BASE_FINGERPRINT=self.base.fingerprint,
+                WEFT_REPLICA_CONTEXT_LENGTH=str(self.base.context_length),
+                WEFT_REPLICA_CACHE_DIR=str(self.folder.root / "adapters"),
+            )
         )
         return Part(
             "replica",
@@ -124,6 +134,11 @@ class Stack:
             setbacks=_mentions(self.folder.log("replica"), REPLICA_SETBACK),
             stop_seconds=8.0,
         )
+
+    def _small_cache(self) -> dict[str, str]:
+        """A tiny base needs little room for keys and values, and the rest of a small machine's memory is wanted."""
+        small = self.base.parameters is not None and self.base.parameters < SMALL_PARAMETERS
+        return {"WEFT_REPLICA_KV_CACHE_GIB": "0.25"} if small else {}
 
     def _completions_succeed(self, port: int) -> Probe:
         """The service takes a replica's word for it, which may be the last word of one that was killed just before."""
@@ -138,6 +153,13 @@ class Stack:
         passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         temporary = str(self.folder.temporary)
         return passed | {"TMPDIR": temporary, "PYTHONUNBUFFERED": "1", "HF_HUB_DISABLE_TELEMETRY": "1"} | own
+
+
+def _chosen_by_operator(settings: type[BaseSettings]) -> dict[str, str]:
+    """What is set outside of a part's own settings, nested ones too. Other names of the same prefix are not its."""
+    prefix = settings.model_config.get("env_prefix", "")
+    names = {f"{prefix}{field}".upper() for field in settings.model_fields}
+    return {name: value for name, value in os.environ.items() if name.partition("__")[0] in names}
 
 
 def _python(package: str) -> list[str]:

@@ -86,6 +86,12 @@ class Supervisor:
             await asyncio.gather(*(self._children[name].stop() for name in present))
             await asyncio.gather(*(self._tasks[name] for name in present))
 
+    def kill(self) -> None:
+        """Ends every part at once, for whoever cannot wait for `stop`."""
+        for child in self._children.values():
+            child.give_up()
+        processes.kill_all_below_self()
+
     def _obituary(self, child: Child, what: str) -> str:
         log = self._data.log(child.part.name)
         return f"{child.part.name} {what}; the end of {log}:\n{folder.last_lines(log)}"

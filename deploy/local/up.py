@@ -4,6 +4,8 @@ import asyncio
 import signal
 from pathlib import Path
 
+import asyncpg
+
 from deploy.local import base_model, postgres, processes, secrets
 from deploy.local.display import Display
 from deploy.local.folder import DataFolder, StackError
@@ -23,7 +25,7 @@ async def up(data: DataFolder, port: int, base: str | None, display: Display) ->
         await _clean_up_after_a_killed_one(data, display)
         supervisor = Supervisor(data, display)
         main = asyncio.create_task(_run(data, port, base, supervisor, display))
-        _stop_on_signals(main)
+        _stop_on_signals(main, supervisor)
         try:
             await main
         except asyncio.CancelledError:
@@ -92,7 +94,7 @@ async def _bring_schema_up(server: postgres.Postgres) -> None:
         await server.create_roles()
         await server.create_database()
         await postgres.migrate(server.url("weft_owner"))
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, asyncpg.PostgresError) as error:
         raise StackError(str(error)) from error
 
 
@@ -115,7 +117,7 @@ def _forget_stale_postmaster(lock: Path) -> None:
             lock.unlink()
 
 
-def _stop_on_signals(main: asyncio.Task[None]) -> None:
+def _stop_on_signals(main: asyncio.Task[None], supervisor: Supervisor) -> None:
     """The first signal stops the stack in order; a second one ends every process at once."""
     loop = asyncio.get_running_loop()
     received: list[int] = []
@@ -124,7 +126,7 @@ def _stop_on_signals(main: asyncio.Task[None]) -> None:
         received.append(number)
         main.cancel()
         if len(received) > 1:
-            processes.kill_all_below_self()
+            supervisor.kill()
 
     for number in STOPS:
         loop.add_signal_handler(number, stop, number)

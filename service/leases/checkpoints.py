@@ -32,14 +32,20 @@ async def register(resources: Resources, job_id: str, request: CheckpointDone) -
     async with resources.database.control() as session:
         job = await held(session, job_id, request.epoch)
         previous = CheckpointManifest.model_validate(job.checkpoint) if job.checkpoint else None
-        newer = previous is None or previous.step < request.manifest.step
+        # A later epoch may be at an earlier step: its trainer found the older checkpoint unusable and began again.
+        newer = previous is None or _order(previous) < _order(request.manifest)
         if newer:
             job.checkpoint = request.manifest.model_dump(mode="json")
-            job.lost_workers = 0
+            if previous is None or previous.step < request.manifest.step:
+                job.lost_workers = 0
         control = extend(job, resources)
     if newer:
         await _delete_older(resources.store, spec, request.manifest, previous)
     return control
+
+
+def _order(manifest: CheckpointManifest) -> tuple[int, int]:
+    return manifest.epoch, manifest.step
 
 
 async def delete_all(store: ObjectStore, project: ProjectId, job: JobId) -> None:

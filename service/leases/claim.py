@@ -45,9 +45,11 @@ async def claim(resources: Resources, request: ClaimRequest, gone: Callable[[], 
             claimed = await claim_once(session, request, resources.settings.lease_ttl_seconds)
         if claimed is not None:
             return _lease(resources, claimed)
-        if time.monotonic() + POLL_SECONDS > deadline or await gone():
+        if time.monotonic() + POLL_SECONDS > deadline:
             return None
         await asyncio.sleep(POLL_SECONDS)
+        if await gone():
+            return None
 
 
 async def claim_once(session: ControlSession, request: ClaimRequest, ttl_seconds: float) -> Claimed | None:

@@ -13,11 +13,11 @@ from service.db import ControlSession
 # The cap is checked again under the lock (`claim`): this statement sees jobs as they were when it began.
 NEXT_PROJECT = text("""
     select p.id, p.busy from projects p
-    where p.status = 'active'
+    cross join lateral (select count(*) as jobs from jobs r where r.project_id = p.id and r.status = 'running') running
+    where p.status = 'active' and running.jobs < p.max_running_jobs
       and exists (select 1 from jobs j where j.project_id = p.id and j.status = 'queued' and j.not_before <= now()
                   and j.model = :base_model and j.spec ->> 'base_fingerprint' = :base_fingerprint)
-      and (select count(*) from jobs r where r.project_id = p.id and r.status = 'running') < p.max_running_jobs
-    order by p.virtual_time, p.id limit 1
+    order by p.virtual_time, running.jobs, p.id limit 1
     for no key update of p skip locked
 """)
 

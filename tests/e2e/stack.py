@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from deploy.local.processes import Recorded, Records
 from tests.conftest import free_port
 
 START_SECONDS = 240
+OPERATOR = {"WEFT_LEASE_TTL_SECONDS": "8", "WEFT_LEASE_RENEW_SECONDS": "1", "WEFT_TRAINER_CHECKPOINT_SECONDS": "2"}
+"""What any operator may choose: short leases and many checkpoints, so that a killed part is replaced in seconds."""
 
 
 class Stack:
@@ -45,7 +48,12 @@ class Stack:
         argv = [*WEFTD, "up", "--data", str(self.data.root), "--port", str(self.port)]
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=os.environ | OPERATOR,
             )
         deadline = time.monotonic() + START_SECONDS
         while f"ready {self.url}\n" not in (said := self.output.read_text()[before:]):

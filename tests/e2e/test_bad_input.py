@@ -1,4 +1,4 @@
-"""Bad input gets OpenAI's error envelope with a code, and the line where there is one; nothing is stored and nothing lost."""
+"""Bad input gets OpenAI's error envelope with a code, its line where it has one; nothing is stored, nothing lost."""
 
 import io
 import json

@@ -27,9 +27,7 @@ def tenants(stack: Stack) -> dict[str, tuple[OpenAI, str]]:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_each_adapter_answers_its_own_task_and_nobody_elses(
-    tenants: dict[str, tuple[OpenAI, str]], task: str
-) -> None:
+def test_each_adapter_answers_its_own_task_and_nobody_elses(tenants: dict[str, tuple[OpenAI, str]], task: str) -> None:
     other = next(name for name in TASKS if name != task)
     held_out = examples(task, 50, seed=2)
     own_client, own_model = tenants[task]

@@ -31,9 +31,7 @@ def tune(
     )  # type: ignore[arg-type]
 
 
-def wait_for_job(
-    client: OpenAI, job_id: str, until: set[str] | None = None, seconds: float = 240
-) -> FineTuningJob:
+def wait_for_job(client: OpenAI, job_id: str, until: set[str] | None = None, seconds: float = 240) -> FineTuningJob:
     """Polls until the job is in one of `until` (by default, has ended). A failed job fails the test with its error."""
     deadline = time.monotonic() + seconds
     while True:

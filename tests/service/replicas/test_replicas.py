@@ -1,7 +1,9 @@
 """Registering replicas over HTTP, the orders they get, and the list that the gateway keeps of them."""
 
 import itertools
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -13,7 +15,7 @@ from service.contracts.job import JobSpec
 from service.contracts.manifest import adapter_id_of
 from service.contracts.replica import ReplicaOrders
 from service.db import DatabaseUnavailable
-from service.replicas.membership import Membership
+from service.replicas.membership import Membership, Replica
 from service.resources import Resources
 from service.settings import ServiceSettings
 from tests.conftest import wait_until
@@ -128,27 +130,42 @@ async def published(stage: Stage, project: ProjectId) -> tuple[str, str]:
     return name, adapter_id_of(manifest)
 
 
-async def test_a_suspect_is_one_for_a_while_and_a_lost_database_changes_nothing(
+async def test_a_suspect_is_one_for_a_while(
+    service: Service, service_settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    membership = Membership(Resources.of(service_settings))
+    replica = Replica("a", "http://127.0.0.1:1", "key", "weft-tiny")
+    monkeypatch.setattr("service.replicas.membership.SUSPECT_SECONDS", 0.2)
+    membership.suspect(replica)
+    assert membership.is_suspect(replica)
+    wait_until(lambda: not membership.is_suspect(replica), seconds=1, what="the suspicion ends")
+
+
+async def test_an_outage_of_the_database_drops_no_replica(
     service: Service, internal: httpx2.Client, service_settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     internal.put("/replicas/g", json=beat(service)).raise_for_status()
     resources = Resources.of(service_settings)
-    own = Membership(resources)
+    own, stage = Membership(resources), Stage(resources, itertools.count())
     await own.refresh()
-    (replica,) = own.ready("weft-tiny")
-    monkeypatch.setattr("service.replicas.membership.SUSPECT_SECONDS", 0.2)
-    own.suspect(replica)
-    assert own.is_suspect(replica)
-    wait_until(lambda: not own.is_suspect(replica), seconds=1, what="the suspicion ends")
+    assert ids(own) == ["g"]
+    # Nobody can announce itself to a database that is away, for longer than the time to live.
+    query = "update replicas set seen_at = now() - interval '1 hour' where id = 'g' returning id"
+    assert await stage.rows(query)
 
     def away() -> None:
         raise DatabaseUnavailable("away")
 
-    monkeypatch.setattr(resources.database, "control", away)
+    with monkeypatch.context() as patch:
+        patch.setattr(resources.database, "control", away)
+        await own.refresh()
+        assert ids(own) == ["g"]
+    await own.refresh()
+    assert ids(own) == ["g"]
+    with monkeypatch.context() as patch:
+        later = time.monotonic() + service_settings.replica_ttl_seconds + 1
+        patch.setattr("service.replicas.membership.time", SimpleNamespace(monotonic=lambda: later))
+        await own.refresh()
+    assert ids(own) == []
     internal.delete("/replicas/g").raise_for_status()
-    await own.refresh()
-    assert own.ready("weft-tiny") == (replica,)
-    monkeypatch.undo()
-    await own.refresh()
-    assert own.ready("weft-tiny") == ()
     await resources.database.close()
