@@ -11,8 +11,10 @@ import pytest
 from openai import OpenAI
 
 from deploy.local import folder
+from deploy.local.tiny_base.tasks import examples
 from tests.conftest import free_port, wait_until
 from tests.e2e.stack import WEFTD, Stack
+from tests.e2e.training import tune, wait_for_job
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
@@ -26,10 +28,11 @@ def weftd(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def ask(stack: Stack, key: str) -> str | None:
+def ask(stack: Stack, key: str, model: str = "weft-tiny") -> str | None:
     client = OpenAI(base_url=stack.base_url, api_key=key)
+    question = "order 4821 from Mira Kato ships to Lund"
     answer = client.chat.completions.create(
-        model="weft-tiny", messages=[{"role": "user", "content": "hello"}], max_tokens=4
+        model=model, messages=[{"role": "user", "content": question}], max_tokens=16, temperature=0
     )
     return answer.choices[0].message.content
 
@@ -50,7 +53,6 @@ def test_secrets_are_the_owners_alone(stack: Stack) -> None:
 
 
 def test_no_secret_is_in_a_command_line_or_a_log(stack: Stack) -> None:
-
     secrets = stack.data.root / "secrets.json"
     values = [value for value in secrets.read_text().split('"')[3::4] if len(value) > 16]
     assert len(values) >= 8
@@ -114,6 +116,8 @@ def test_a_killed_part_comes_back(stack: Stack) -> None:
 def test_stops_leaving_nothing_and_comes_back_with_everything(stack: Stack) -> None:
     client = OpenAI(base_url=stack.base_url, api_key=stack.project("up"))
     kept = client.files.create(file=("kept.jsonl", b'{"a": 1}\n'), purpose="batch").id
+    job = wait_for_job(client, tune(client, examples("support-desk", 40, seed=1)).id)
+    answer = ask(stack, stack.project("up"), str(job.fine_tuned_model))
     running = stack.running()
     assert stack.stop() < STOP_SECONDS
     assert [each for each in running if each.find() is not None] == []
@@ -125,7 +129,8 @@ def test_stops_leaving_nothing_and_comes_back_with_everything(stack: Stack) -> N
     assert (nothing.returncode, nothing.stdout) == (1, "")
     stack.start()
     assert client.files.content(kept).read() == b'{"a": 1}\n'
-    assert ask(stack, stack.project("up"))
+    assert client.fine_tuning.jobs.retrieve(job.id) == job
+    assert ask(stack, stack.project("up"), str(job.fine_tuned_model)) == answer != ask(stack, stack.project("up"))
 
 
 def test_killed_without_a_word_it_takes_its_parts_along_and_starts_again(stack: Stack) -> None:

@@ -1,0 +1,78 @@
+"""What the README tells a reader to type is run here, so that it stays true."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy.local.tiny_base.tasks import examples
+from tests.e2e.stack import WEFTD, Stack
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"^\$ (\S.*?)(?:\s+#.*)?$", README, re.MULTILINE)
+
+
+@pytest.mark.stack
+def test_the_python_example_runs_as_printed(stack: Stack, tmp_path: Path) -> None:
+    code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
+    code = code.replace("http://127.0.0.1:8000/v1", stack.base_url).replace("sk-weft-…", stack.project("readme"))
+    lines = examples("support-desk", 200, seed=1)
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == '{"name":"Mira Kato","city":"Lund"}'
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("make ")])
+def test_every_make_target_of_the_readme_exists(command: str) -> None:
+    target = command.split()[1]
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(rf"^{target}:.*## ", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("weftd ")])
+def test_every_weftd_command_of_the_readme_is_understood(command: str) -> None:
+    words = command.split()[1:]
+    known = words[: next(place for place, word in enumerate(words) if word.startswith("--"))]
+    shown = subprocess.run([*WEFTD, *known, "--help"], capture_output=True, text=True, timeout=60, check=True)
+    for option in (word for word in words if word.startswith("--")):
+        assert option in shown.stdout
+
+
+def test_the_readme_names_commands() -> None:
+    assert len(COMMANDS) >= 9
+
+
+@pytest.mark.parametrize("name", re.findall(r"^\| `(WEFT_[A-Z_]+)` \|", README, re.MULTILINE))
+def test_every_setting_of_the_readme_exists_with_its_default(name: str) -> None:
+    from inference.settings import ReplicaSettings
+    from service.settings import ServiceSettings
+    from trainer.settings import TrainerSettings
+
+    default = re.search(rf"^\| `{name}` \| (\S+)", README, re.MULTILINE)
+    assert default is not None
+    for settings in (TrainerSettings, ReplicaSettings, ServiceSettings):
+        field = name.lower().removeprefix(settings.model_config.get("env_prefix", "").lower())
+        if field in settings.model_fields:
+            assert float(default[1]) == float(settings.model_fields[field].default)
+            return
+    pytest.fail(f"no part knows {name}")
+
+
+def test_no_machine_path_or_index_address_is_committed() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    # Spelt in pieces, or this file would be the one that is found.
+    banned = re.compile("|".join(["py" + r"pi\.org", "python" + r"hosted\.org", "npm" + r"js\.(org|com)"]))
+    for name in filter(None, listed.split("\0")):
+        path = ROOT / name
+        if path.suffix in {".py", ".md", ".toml", ".lock", ".txt", ".sql", ".json"} or path.name == "Makefile":
+            text = path.read_text(encoding="utf-8")
+            assert not banned.search(text), name
+            assert f"{ROOT}{os.sep}" not in text, name
