@@ -24,18 +24,23 @@ def whole_folder(target: Path) -> Iterator[Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    replaced = target.with_name(f".{target.name}.replaced")
+    for leftover in (partial, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir()
     try:
         yield partial
         for path in sorted(partial.rglob("*")):
             _sync(path)
         _sync(partial)
-        shutil.rmtree(target, ignore_errors=True)
+        # Deleting takes many steps: it must not be seen half done under the target's name.
+        if target.exists():
+            target.rename(replaced)
         partial.rename(target)
         _sync(target.parent)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for folder in (partial, replaced):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def save_tensors(path: Path, tensors: "dict[str, Tensor]") -> None:
