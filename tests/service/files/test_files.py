@@ -16,7 +16,6 @@ from sqlalchemy import text
 
 from service.contracts.ids import FileId, ProjectId
 from service.contracts.layout import file_key, project_prefix
-from service.files import upload
 from tests.service.conftest import Service
 
 LINE = b'{"messages":[{"role":"user","content":"Hi"},{"role":"assistant","content":"Hello"}]}\n'
@@ -236,21 +235,6 @@ def test_a_body_that_is_no_form_is_refused(
     response = httpx2.post(f"{service.url}/v1/files", content=body, headers=headers)
     assert response.status_code == status
     assert response.json()["error"]["type"] == "invalid_request_error"
-
-
-@pytest.mark.parametrize(
-    ("given", "kept"),
-    [
-        ("../../etc/passwd", "passwd"),
-        ("C:\\Users\\me\\train.jsonl", "train.jsonl"),
-        ("päckchen ✓.jsonl", "päckchen ✓.jsonl"),
-        ("a\x1b[31mb\u202e.jsonl", "a[31mb.jsonl"),
-        ("/", "file"),
-        ("x" * 1000, "x" * 255),
-    ],
-)
-def test_a_filename_is_made_harmless(given: str, kept: str) -> None:
-    assert upload._safe_name(given) == kept
 
 
 def test_a_filename_survives_the_way_there_and_back(service: Service, api: openai.OpenAI) -> None:
