@@ -51,6 +51,9 @@ class Residency:
         self._changed = asyncio.Event()
         self._changes: set[asyncio.Task[Any]] = set()
         self._closing: set[str] = set()
+        """To be evicted once their requests are done; no new one is let in."""
+        self._leaving: str | None = None
+        """On its way out of vLLM to make room, under the engine lock."""
         self._engine_lock = asyncio.Lock()
 
     def tier(self, adapter: str) -> Tier | None:
@@ -75,7 +78,9 @@ class Residency:
 
     def try_enter(self, adapter: str) -> Tier | None:
         """All of admission for an adapter that vLLM knows and that has a turn free; None where it takes waiting."""
-        if adapter not in self._known or adapter in self._closing or not self._turns.try_take(adapter):
+        if adapter not in self._known or adapter in self._closing or adapter == self._leaving:
+            return None
+        if not self._turns.try_take(adapter):
             return None
         tier = self.tier(adapter)
         self._known.move_to_end(adapter)
@@ -129,19 +134,22 @@ class Residency:
             self._wake()
 
     async def _wait_and_load(self, adapter: str, deadline: float) -> None:
-        folder = None
-        if adapter not in self._known:
-            async with _in_time(deadline, "adapter_loading", "The adapter is being fetched; try again shortly."):
-                folder = await self._materialise(adapter)
+        folder = None if adapter in self._known else await self._fetched(adapter, deadline)
         async with _in_time(deadline, "no_capacity", "All adapter slots of this replica stayed busy."):
             await self._turns.take(adapter)
         try:
-            if folder is not None and adapter not in self._known:
+            # While this request waited, its adapter may have had to make room for one that ran.
+            while adapter not in self._known or adapter == self._leaving:
+                folder = folder or await self._fetched(adapter, deadline)
                 await self._exclusively(self._load(adapter, folder))
             self._known.move_to_end(adapter)
         except BaseException:
             self._turns.give_back(adapter)
             raise
+
+    async def _fetched(self, adapter: str, deadline: float) -> Path:
+        async with _in_time(deadline, "adapter_loading", "The adapter is being fetched; try again shortly."):
+            return await self._materialise(adapter)
 
     async def _materialise(self, adapter: str) -> Path:
         """A disk full of adapters that only vLLM's registry holds is relieved by unloading idle ones."""
@@ -178,20 +186,23 @@ class Residency:
         self._known[adapter] = None
 
     async def _unload_one_idle(self) -> bool:
-        """False if every known adapter is in use."""
-        for adapter in self._known:
-            if self._uses[adapter] == 0 and adapter not in self._closing:
-                self._closing.add(adapter)
-                try:
-                    await self._unload(adapter)
-                finally:
-                    self._closing.discard(adapter)
-                    self._wake()
-                return True
-        return False
+        """Makes room by the adapter used longest ago that vLLM is not working with; False if there is none.
+
+        One that requests only wait for is loaded again when its turn comes; its files stay pinned until then.
+        """
+        idle = [name for name in self._known if name not in self._turns.running and name not in self._closing]
+        if not idle:
+            return False
+        adapter = next((name for name in idle if self._uses[name] == 0), idle[0])
+        self._leaving = adapter
+        try:
+            await self._unload(adapter)
+        finally:
+            self._leaving = None
+        return True
 
     async def _unload(self, adapter: str) -> None:
-        """The caller has closed the adapter and seen it unused."""
+        """The caller has closed the adapter and seen that no request of it runs."""
         if adapter in self._known:
             await self._engine.unload(adapter)
             del self._known[adapter]

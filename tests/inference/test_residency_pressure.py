@@ -1,0 +1,64 @@
+"""Which adapters vLLM knows, under more demand than it can hold: nobody is refused, nobody finds its adapter gone."""
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+
+from inference.cache import AdapterCache
+from inference.gate import AdapterGate
+from inference.residency import Residency
+from inference.settings import ReplicaSettings
+from inference.source import AdapterSources
+from inference.turns import Turns
+from tests.inference.conftest import ServiceAndStorage, lora
+
+SLOTS, KNOWN = 2, 3
+
+
+class Watched:
+    """Stands in for vLLM's registry; loading and unloading take a while and must never meet a request at work."""
+
+    def __init__(self) -> None:
+        self.loaded: dict[str, Path] = {}
+        self.working: list[str] = []
+
+    async def load(self, adapter: str, folder: Path) -> None:
+        await asyncio.sleep(0.001)
+        assert len(self.loaded) < KNOWN
+        self.loaded[adapter] = folder
+
+    async def unload(self, adapter: str) -> None:
+        assert adapter not in self.working
+        await asyncio.sleep(0.001)
+        assert adapter not in self.working
+        del self.loaded[adapter]
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_more_waiting_adapters_than_vllm_can_know(
+    service: ServiceAndStorage, settings: ReplicaSettings, gate: AdapterGate, tmp_path: Path, seed: int
+) -> None:
+    sources, engine, rng = AdapterSources(settings), Watched(), random.Random(seed)
+    cache = AdapterCache(tmp_path, sources, gate, budget=1 << 20, fetch_seconds=5.0)
+    # Nobody overtakes: each turn goes to another adapter than the last, while all of them have requests waiting.
+    turns = Turns(SLOTS, limit=1000, patience=0.0)
+    residency = Residency(engine, cache, turns, max_loras=SLOTS, max_known=KNOWN, hold_seconds=30.0)
+    adapters = [service.publish(lora(number)) for number in range(8)]
+    for adapter in adapters:
+        await cache.materialise(adapter)
+
+    async def request(adapter: str) -> None:
+        if residency.try_enter(adapter) is None:
+            await residency.enter(adapter)
+        engine.working.append(adapter)
+        assert engine.loaded[adapter].exists()
+        await asyncio.sleep(rng.random() / 200)
+        assert adapter in engine.loaded
+        engine.working.remove(adapter)
+        residency.leave(adapter, aborted=False)
+
+    await asyncio.gather(*(request(adapter) for adapter in adapters * 6))
+    assert residency.in_flight == {}
+    await sources.close()
