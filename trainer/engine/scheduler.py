@@ -45,7 +45,8 @@ class Scheduler(Generic[T]):
         while queues:
             for tenant in list(queues):
                 queue = queues[tenant]
-                self._deficits[tenant] += quantum
+                if queue[0].cost > self._deficits[tenant]:  # else its last turn was cut short, and goes on
+                    self._deficits[tenant] += quantum
                 while queue and queue[0].cost <= self._deficits[tenant] and (queue[0].cost <= left or not chosen):
                     job = queue.pop(0)
                     self._deficits[tenant] -= job.cost
@@ -55,8 +56,10 @@ class Scheduler(Generic[T]):
                     # Turns that were not needed are not saved up against the others.
                     self._deficits[tenant] = 0.0
                     del queues[tenant]
-                elif queue[0].cost > left:
+                elif queue[0].cost <= self._deficits[tenant]:
                     short = short or tenant
+                    del queues[tenant]
+                elif left <= 0:
                     del queues[tenant]
         self._remember(chosen, short)
         return chosen
