@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load
 
 from service.contracts.worker import Event
 from tests.trainer.engine.conftest import evaluate
@@ -89,6 +91,22 @@ def test_stopped_after_any_turn_and_resumed_it_ends_in_the_same_bytes(
             event.id: event for event in events(whole)
         }
         assert second[-1].model_dump(exclude={"directory"}) == whole[-1].model_dump(exclude={"directory"})
+
+
+def test_a_batch_of_several_passes_shares_them_out_over_turns_and_is_cut_short_without_a_trace(
+    engine: Engine, tmp_path: Path
+) -> None:
+    whole = run(engine, start(tmp_path / "whole"))
+    engine.token_budget = 8  # a row a pass
+    pieces = run(engine, start(tmp_path / "pieces"))
+    for name, weight in load(weights(whole)).items():
+        torch.testing.assert_close(load(weights(pieces))[name], weight, rtol=0, atol=1e-5)
+    first = run(engine, start(tmp_path / "cut"), 5)
+    written = first[-2]
+    assert isinstance(written, CheckpointWritten)
+    assert written.step == 2
+    again = run(engine, start(tmp_path / "cut", checkpoint=written.directory))
+    assert weights(again) == weights(pieces)
 
 
 def test_the_order_of_rows_is_a_permutation_that_epoch_and_seed_decide() -> None:
