@@ -60,7 +60,7 @@ class LowRankLinear(torch.autograd.Function):
             module = group.span.modules[number]
             if module is None:
                 continue
-            down = torch.bmm(tokens, module.a.to(x.dtype)).mul_(group.span.scale)
+            down = torch.bmm(tokens, module.a.to(x.dtype).mT).mul_(group.span.scale)
             out.baddbmm_(down, module.b.to(x.dtype))
             downs.append(down)
         ctx.save_for_backward(x, *downs)
@@ -86,9 +86,9 @@ class LowRankLinear(torch.autograd.Function):
             down = downs.pop(0)
             _accumulate(module.grad_b, down.mT, up)
             through = torch.bmm(up, module.b.to(up.dtype).mT).mul_(group.span.scale)
-            _accumulate(module.grad_a, tokens.mT, through)
+            _accumulate(module.grad_a, through.mT, tokens)
             if low is not None:
-                low.baddbmm_(through, module.a.to(up.dtype).mT)
+                low.baddbmm_(through, module.a.to(up.dtype))
         return lower, None, None, None, None
 
 

@@ -1,8 +1,9 @@
 """Slots: where resident adapters, their gradients and their optimizer moments live.
 
 A bank holds all slots of one rank class, stacked: for each wrapped module A[slots, in, R] and B[slots, R, out], float32
-masters. One slot is one row of four flat tensors, so that clipping, AdamW, saving and zeroing touch a single range and
-can touch no other slot's. Ranks below the class are padded with zeros, which is exact: a padded column has no gradient.
+masters. A lies in memory as [R, in]: products with few columns are several times slower. One slot is one row of four
+flat tensors, so that clipping, AdamW, saving and zeroing touch a single range and can touch no other slot's. Ranks
+below the class are padded with zeros, which is exact: a padded column has no gradient.
 """
 
 import hashlib
@@ -33,7 +34,7 @@ class ModuleShape:
 
 @dataclass(frozen=True)
 class SpanModule:
-    """One module over neighbouring slots: A [slots, in, R], B [slots, R, out] and where their gradients gather."""
+    """One module over neighbouring slots: A [slots, R, in], B [slots, R, out] and where their gradients gather."""
 
     a: Tensor
     b: Tensor
@@ -120,13 +121,14 @@ class SlotBank:
 
     def _span_module(self, slots: range, module: int) -> SpanModule:
         left, right = self._pair(self.values[slots.start : slots.stop], module)
-        return SpanModule(left, right, *self._pair(self.grads[slots.start : slots.stop], module))
+        grad_left, grad_right = self._pair(self.grads[slots.start : slots.stop], module)
+        return SpanModule(left.mT, right, grad_left.mT, grad_right)
 
     def _pair(self, rows: Tensor, module: int) -> Pair:
         shape, (start, middle, _) = self._modules[module], self._ranges[module]
         left = rows[:, start : start + shape.inputs * self.rank]
         right = rows[:, middle : middle + self.rank * shape.outputs]
-        return left.unflatten(1, (shape.inputs, self.rank)), right.unflatten(1, (self.rank, shape.outputs))
+        return left.unflatten(1, (self.rank, shape.inputs)).mT, right.unflatten(1, (self.rank, shape.outputs))
 
     def _grow(self, slots: int) -> None:
         grown = [self._rows(slots) for _ in range(4)]
