@@ -29,11 +29,11 @@ def same_rows(seed: int, length: int = 24, count: int = 6) -> list[Row]:
     return [Row(random.integers(4, 384, length).astype(np.int32), ones) for _ in range(count)]
 
 
-def job(root: Path, job_id: str, made: list[Row], **hyperparameters: object) -> Start:
+def job(root: Path, job_id: str, made: list[Row], learning_rate: float = 1e-2) -> Start:
     folder = root / job_id / "training"
     if not folder.exists():
         write_rows(folder, made)
-    return start(root, job_id, count=len(made), **hyperparameters)
+    return start(root, job_id, count=len(made), learning_rate=learning_rate)
 
 
 class Loop:
