@@ -25,10 +25,10 @@ STAMP := $(VENV)/installed
 KEY = $$({ pwd; cat requirements.lock $(PROJECTS); } | sha256sum)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status demo test test-unit test-stack lint format lock tiny-base clean
+.PHONY: help setup up down status demo test test-unit test-stack bench-training lint format lock tiny-base clean
 
 help: ## Explain these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Variables: DATA=$(DATA) (data folder)  PORT=$(PORT)  BASE=<folder or hub id of a base model; empty: the tiny one>"
 
 setup: ## Install everything into .venv at the locked versions; at once where nothing changed
@@ -67,6 +67,9 @@ test-unit: setup ## Run the tests that need no whole stack
 
 test-stack: setup ## Run the tests against the whole embedded stack, one after the other
 	$(BIN)/python -m pytest -m "stack and not gpu"
+
+bench-training: setup ## Measure mixed steps of the training engine against one job at a time and PEFT
+	@$(BIN)/python -m tests.benchmarks.training
 
 lint: setup ## Check style, types and import arrows
 	$(BIN)/ruff check $(SOURCES)

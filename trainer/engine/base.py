@@ -16,6 +16,9 @@ ONE_THREAD_BELOW = 50_000_000
 
 TOKEN_BUDGETS = {"cpu": 4096, "cuda": 16384}
 
+SHARED_BUDGETS = {"cpu": 512, "cuda": 8192}
+"""Padded tokens up to which jobs share a pass. With more the device is busy anyway, and small tensors stay in cache."""
+
 
 def load_engine(source: str, device: str, threads: int = 0, token_budget: int = 0) -> Engine:
     """An engine over the base at `source`, a folder or a hub id. No code of the model's repository is ever run.
@@ -37,4 +40,5 @@ def load_engine(source: str, device: str, threads: int = 0, token_budget: int = 
         torch.set_num_threads(threads or 1)
     model.to(where)  # pyright: ignore[reportArgumentType]
     budget = token_budget or TOKEN_BUDGETS.get(where.type, TOKEN_BUDGETS["cpu"])
-    return Engine(model, stored, budget, recompute=model.num_parameters() >= RECOMPUTE_FROM)
+    shared = min(budget, SHARED_BUDGETS.get(where.type, SHARED_BUDGETS["cpu"]))
+    return Engine(model, stored, budget, shared, recompute=model.num_parameters() >= RECOMPUTE_FROM)

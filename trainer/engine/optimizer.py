@@ -4,6 +4,7 @@ Owns the arithmetic. Works on flat ranges of one slot, with the job's own step c
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,9 +44,11 @@ def learning_rate(
     return peak
 
 
-def gradient_norm(bank: SlotBank, slot: int) -> float:
-    """Not finite if any gradient of the slot is not."""
-    return float(torch.linalg.vector_norm(bank.grads[slot]))
+def gradient_norms(slots: Sequence[tuple[SlotBank, int]]) -> list[float]:
+    """Of each slot by itself; not finite if any gradient of the slot is not. Waits for the device once."""
+    if not slots:
+        return []
+    return torch.stack([torch.linalg.vector_norm(bank.grads[slot]) for bank, slot in slots]).tolist()
 
 
 @torch.no_grad()

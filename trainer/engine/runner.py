@@ -1,7 +1,7 @@
 """One supervised job on the engine, from Start to Trained: data order, epochs, validation, checkpoints, messages.
 
-The first client of `engine.Engine`. Does one short piece of work a turn, so that jobs can take turns, and leaves what
-there is to tell in `outbox`. Turns, pipes and the fate of failing jobs are `serve`'s.
+The first client of `engine.Engine`. Names one short piece of work at a time, so that jobs can share steps, and leaves
+what there is to tell in `outbox`. Steps are `turns`', pipes and the fate of failing jobs are `serve`'s.
 """
 
 import logging
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from service.contracts.worker import Event, JobFailure
+from service.contracts.worker import Event
 from trainer.checkpoint import (
     CheckpointInvalid,
     CheckpointState,
@@ -18,11 +18,12 @@ from trainer.checkpoint import (
     spec_hash,
     write_checkpoint,
 )
-from trainer.engine.engine import AdapterSettings, Engine, Measured, NonFinite, OutOfMemory
+from trainer.engine.adapter import AdapterSettings, Measured, NonFinite, Outcome, Work
+from trainer.engine.engine import Engine
+from trainer.engine.failures import as_failure
 from trainer.engine.optimizer import AdamParams, learning_rate
-from trainer.engine.plan import Row
+from trainer.engine.plan import Row, cut, padded_tokens
 from trainer.engine.rows import RowFile, epoch_order
-from trainer.engine.wrap import UnknownTarget
 from trainer.protocol import CheckpointWritten, JobFailed, Line, Progress, Start, Stopped, Trained
 
 log = logging.getLogger("trainer.engine")
@@ -37,7 +38,10 @@ BEAT_SECONDS = 10.0
 
 
 class JobRunner:
-    """Raises from `__init__` and `turn` whatever ends the job; `failed` turns that into its last message."""
+    """A step is `prepare`, `took` with what came of `work`, and `stepped` where that made the job `due`.
+
+    Each raises whatever ends the job; `failed` turns that into its last message.
+    """
 
     def __init__(
         self, engine: Engine, start: Start, checkpoint_seconds: float, clock: Callable[[], float] = time.monotonic
@@ -57,17 +61,21 @@ class JobRunner:
         self.outbox: list[Line] = []
         self._events: list[Event] = []
         self._unvalidated: StepMetrics | None = None
+        self._work: Work | None = None
+        self._pieces: list[list[Row]] = []
+        """What is left of the batch in progress."""
         self._measured: list[Measured] = []
+        self._retrying = False
         self._order: tuple[int, list[int]] = (-1, [])
         self._clock, self._checkpoint_seconds = clock, checkpoint_seconds
-        self._adapter = engine.create_adapter(
+        self.adapter = engine.create_adapter(
             AdapterSettings(settings.lora_rank, settings.lora_alpha, settings.target_modules, spec.seed)
         )
         try:
             if start.checkpoint_dir is not None:
                 self._resume(Path(start.checkpoint_dir))
         except BaseException:
-            engine.release(self._adapter)
+            engine.release(self.adapter)
             raise
         self._last_checkpoint = self._heard = clock()
 
@@ -75,18 +83,72 @@ class JobRunner:
     def job_id(self) -> str:
         return self._spec.job_id
 
-    def turn(self) -> None:
-        """One optimizer step, or one part of a validation, and what falls due after it."""
-        if self._unvalidated is not None:
-            self._validate(self._unvalidated)
-        else:
-            self._train()
-        if self._unvalidated is not None:
+    @property
+    def tenant(self) -> str:
+        return self._spec.project_id
+
+    @property
+    def validating(self) -> bool:
+        return self._unvalidated is not None
+
+    @property
+    def due(self) -> bool:
+        return not self.validating and self._work is None and bool(self._measured) and not self._pieces
+
+    @property
+    def work(self) -> Work:
+        """What `prepare` has prepared."""
+        assert self._work is not None
+        return self._work
+
+    @property
+    def cost(self) -> int:
+        """Padded tokens of the work; a second try shares its passes with nobody."""
+        return max(padded_tokens(self.work.rows), self._engine.shared_budget if self._retrying else 0)
+
+    def prepare(self) -> None:
+        """Reads the rows of the next piece of work, unless one waits already."""
+        if self._work is not None:
             return
-        if self.step == self.total_steps:
-            self._finish()
-        elif self._checkpoint_due():
-            self._checkpoint()
+        if self.validating:
+            self._work = Work(self.adapter, self._validation_part())
+            return
+        batch = self._batch()
+        if not self._measured:
+            self._pieces = cut(batch, self._engine.token_budget)
+        self._work = Work(self.adapter, self._pieces.pop(0), sum(row.labelled for row in batch))
+
+    def took(self, outcome: Outcome) -> None:
+        self._work = None
+        if isinstance(outcome, NonFinite):
+            self._retry(outcome)
+            return
+        if isinstance(outcome, Exception):
+            raise outcome
+        self._measured.append(outcome)
+        metrics = self._unvalidated
+        if metrics is not None and len(self._measured) * VALIDATION_ROWS >= len(self._validation or ()):
+            total, self._measured, self._unvalidated = self._total(), [], None
+            self._report(metrics, total)
+            self._save_or_finish()
+
+    def adam(self) -> AdamParams:
+        settings = self._settings
+        return AdamParams(self._rate(), weight_decay=settings.weight_decay, max_grad_norm=settings.max_grad_norm)
+
+    def stepped(self, norm: float | NonFinite) -> None:
+        if isinstance(norm, NonFinite):
+            self._retry(norm)
+            return
+        measured, self._measured, self._retrying = self._total(), [], False
+        self.trained_tokens += sum(row.trained_tokens for row in self._batch())
+        self.step += 1
+        metrics = StepMetrics(train_loss=measured.mean_loss, train_mean_token_accuracy=measured.accuracy)
+        if self._validation is not None and self.step % self._steps_an_epoch == 0:
+            self._unvalidated = metrics
+        else:
+            self._report(metrics, None)
+            self._save_or_finish()
 
     def stop(self, save: bool) -> None:
         if save and self.step:
@@ -95,7 +157,7 @@ class JobRunner:
         self.release()
 
     def release(self) -> None:
-        self._engine.release(self._adapter)
+        self._engine.release(self.adapter)
         self.finished = True
 
     def failed(self, error: Exception) -> None:
@@ -124,30 +186,21 @@ class JobRunner:
             )
         )
 
-    def _train(self) -> None:
-        rows = self._batch()
-        try:
-            measured = self._optimize(rows)
-        except NonFinite:
-            # The update was skipped. A passing fault of the device is gone the second time, a diverged job is not.
-            log.warning("job %s: step %d was not finite, trying it again", self.job_id, self.step + 1)
-            measured = self._optimize(rows)
-        self.step += 1
-        self.trained_tokens += sum(row.trained_tokens for row in rows)
-        metrics = StepMetrics(train_loss=measured.mean_loss, train_mean_token_accuracy=measured.accuracy)
-        if self._validation is not None and self.step % self._steps_an_epoch == 0:
-            self._unvalidated = metrics
-        else:
-            self._report(metrics, None)
+    def _retry(self, error: NonFinite) -> None:
+        """The update was skipped. A passing fault of the device is gone the second time, a diverged job is not."""
+        if self._retrying:
+            raise error
+        log.warning("job %s: step %d was not finite, trying it again", self.job_id, self.step + 1)
+        self._measured, self._retrying = [], True
 
-    def _optimize(self, rows: list[Row]) -> Measured:
-        settings = self._settings
-        measured = self._engine.forward_backward(self._adapter, rows, sum(row.labelled for row in rows))
-        self._engine.optim_step(
-            self._adapter,
-            AdamParams(self._rate(), weight_decay=settings.weight_decay, max_grad_norm=settings.max_grad_norm),
-        )
-        return measured
+    def _total(self) -> Measured:
+        return sum(self._measured[1:], self._measured[0])
+
+    def _save_or_finish(self) -> None:
+        if self.step == self.total_steps:
+            self._finish()
+        elif self._checkpoint_due():
+            self._checkpoint()
 
     def _batch(self) -> list[Row]:
         epoch, place = divmod(self.step, self._steps_an_epoch)
@@ -162,15 +215,11 @@ class JobRunner:
             settings.learning_rate, self.step, self.total_steps, settings.warmup_ratio, settings.lr_scheduler
         )
 
-    def _validate(self, metrics: StepMetrics) -> None:
+    def _validation_part(self) -> list[Row]:
         rows = self._validation
         assert rows is not None
         start = len(self._measured) * VALIDATION_ROWS
-        part = [rows[index] for index in range(start, min(start + VALIDATION_ROWS, len(rows)))]
-        self._measured.append(self._engine.evaluate(self._adapter, part))
-        if start + VALIDATION_ROWS >= len(rows):
-            total, self._measured, self._unvalidated = sum(self._measured[1:], self._measured[0]), [], None
-            self._report(metrics, total)
+        return [rows[index] for index in range(start, min(start + VALIDATION_ROWS, len(rows)))]
 
     def _report(self, metrics: StepMetrics, validation: Measured | None) -> None:
         data = {"step": self.step, "total_steps": self.total_steps, **metrics.model_dump()}
@@ -213,7 +262,7 @@ class JobRunner:
         )
         self._last_checkpoint = self._clock()
         try:
-            write_checkpoint(directory, state, *self._engine.save(self._adapter))
+            write_checkpoint(directory, state, *self._engine.save(self.adapter))
         except OSError as error:
             log.error("job %s: no checkpoint at step %d: %s", self.job_id, self.step, error.strerror)
             self._event(f"c{self.step}", "message", f"The checkpoint of step {self.step} could not be written.")
@@ -227,7 +276,7 @@ class JobRunner:
     def _resume(self, directory: Path) -> None:
         try:
             found = read_checkpoint(directory, spec_hash(self._spec, len(self._rows)))
-            self._engine.load(self._adapter, found.adapter, found.optimizer, found.state.step)
+            self._engine.load(self.adapter, found.adapter, found.optimizer, found.state.step)
         except (CheckpointInvalid, KeyError, RuntimeError) as error:
             # The same data in the same order gives the same adapter, so starting over loses time and nothing else.
             log.error("job %s: starting over: %s", self.job_id, error)
@@ -238,7 +287,7 @@ class JobRunner:
 
     def _finish(self) -> None:
         directory = self._work_dir / "adapter"
-        targets = self._engine.export(self._adapter, directory, self._spec.base_model)
+        targets = self._engine.export(self.adapter, directory, self._spec.base_model)
         self._say(
             Trained(
                 job_id=self.job_id,
@@ -249,29 +298,3 @@ class JobRunner:
             )
         )
         self.release()
-
-
-def as_failure(error: Exception, step: int = 0, total_steps: int = 0, rate: float = 0.0) -> JobFailure:
-    """What the job's owner is told, never with a word of their data."""
-    if isinstance(error, NonFinite):
-        return JobFailure(
-            code="loss_diverged",
-            message=f"The loss or its gradient stopped being a finite number at step {step + 1} of {total_steps}, "
-            f"with a learning rate of {rate:.3g}. A lower learning_rate_multiplier may help.",
-            param="hyperparameters.learning_rate_multiplier",
-        )
-    if isinstance(error, OutOfMemory):
-        return JobFailure(
-            code="out_of_memory",
-            message="The trainer's memory does not hold this job with a single example at a time. A lower "
-            "max_seq_length or lora_rank may help.",
-            param="hyperparameters.max_seq_length",
-        )
-    if isinstance(error, UnknownTarget):
-        return JobFailure(
-            code="invalid_target_modules",
-            message=f"The base model has no linear layer named {str(error)[:100]!r}.",
-            param="hyperparameters.target_modules",
-        )
-    reason = f"{type(error).__name__}: {error.strerror}" if isinstance(error, OSError) else type(error).__name__
-    return JobFailure(code="internal_error", message=f"Training stopped at step {step} with {reason}.")

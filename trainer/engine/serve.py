@@ -1,6 +1,6 @@
-"""The engine's loop: takes Start and Stop from the agent and gives every resident job its turn.
+"""The engine's loop: takes Start and Stop from the agent and steps the resident jobs.
 
-Owns the round robin and the outgoing messages. An exception in one job ends that job alone; a broken accelerator ends
+Owns who is resident and the outgoing messages. An exception in one job ends that job alone; a broken accelerator ends
 the process, because nothing in it can be trusted any more and the agent starts a new one.
 """
 
@@ -15,7 +15,10 @@ import torch
 from pydantic import ValidationError
 
 from trainer.engine.engine import Engine
-from trainer.engine.runner import JobRunner, as_failure
+from trainer.engine.failures import as_failure
+from trainer.engine.runner import JobRunner
+from trainer.engine.scheduler import Scheduler
+from trainer.engine.turns import step
 from trainer.pipes import AgentPipe
 from trainer.protocol import JobFailed, Line, Start, Stop, to_engine
 
@@ -34,15 +37,15 @@ class Server:
         self._commands: queue.SimpleQueue[Start | Stop] = queue.SimpleQueue()
         self._jobs: dict[str, JobRunner] = {}
         self._flushed = time.monotonic()
-        engine.after_pass = self._flush
+        self._scheduler: Scheduler[JobRunner] = Scheduler(engine.shared_budget)
+        engine.after_pass(self._flush)
 
     def run(self) -> None:
         """Never returns: the process ends with the pipe, even in the middle of a step."""
         threading.Thread(target=self._read, args=(self._pipe.lines(),), name="commands", daemon=True).start()
         while True:
             self._obey()
-            for runner in list(self._jobs.values()):
-                self._guard(runner, runner.turn)
+            step(self._engine, self._scheduler, list(self._jobs.values()), self._guard)
             self._flush()
 
     def _read(self, lines: Iterable[bytes]) -> None:

@@ -1,8 +1,9 @@
 """Slots: where resident adapters, their gradients and their optimizer moments live.
 
 A bank holds all slots of one rank class, stacked: for each wrapped module A[slots, in, R] and B[slots, R, out], float32
-masters. One slot is one row of four flat tensors, so that clipping, AdamW, saving and zeroing touch a single range and
-can touch no other slot's. Ranks below the class are padded with zeros, which is exact: a padded column has no gradient.
+masters. A lies in memory as [R, in]: products with few columns are several times slower. One slot is one row of four
+flat tensors, so that clipping, AdamW, saving and zeroing touch a single range and can touch no other slot's. Ranks
+below the class are padded with zeros, which is exact: a padded column has no gradient.
 """
 
 import hashlib
@@ -15,6 +16,9 @@ from torch import Tensor
 RANK_CLASSES = (8, 16, 32, 64)
 ALIGNMENT = 16
 """Floats. Every view in every slot starts on a 64-byte line: kernels that choose by alignment choose alike in each."""
+
+MOST_SPANS = 64
+"""Of a bank, kept for the next pass: which jobs sit side by side changes seldom, and making views takes its time."""
 
 Pair = tuple[Tensor, Tensor]
 
@@ -29,12 +33,24 @@ class ModuleShape:
 
 
 @dataclass(frozen=True)
-class SlotViews:
-    """One slot as autograd sees it: leaves over the slot's own memory, whose gradients land in the slot."""
+class SpanModule:
+    """One module over neighbouring slots: A [slots, R, in], B [slots, R, out] and where their gradients gather."""
 
-    pairs: tuple[Pair | None, ...]
-    """A [in, R] and B [R, out] for each wrapped module; None where this adapter does not train the module."""
-    scale: float
+    a: Tensor
+    b: Tensor
+    grad_a: Tensor
+    grad_b: Tensor
+
+
+@dataclass(frozen=True)
+class Span:
+    """Neighbouring slots as one pass sees them: views of the bank's own memory."""
+
+    count: int
+    modules: tuple[SpanModule | None, ...]
+    """None where no adapter of these trains the module. One that does not among some that do has zeros there."""
+    scale: Tensor
+    """[slots, 1, 1]"""
 
 
 def rank_class(rank: int) -> int:
@@ -62,7 +78,7 @@ class SlotBank:
         self._taken: list[bool] = []
         self._trained: dict[int, tuple[bool, ...]] = {}
         self._scales: dict[int, float] = {}
-        self._views: dict[int, SlotViews] = {}
+        self._spans: dict[tuple[int, int], Span] = {}
 
     def allocate(self, scale: float, trained: tuple[bool, ...]) -> int:
         """A zeroed slot for an adapter that trains those of the wrapped modules."""
@@ -71,6 +87,7 @@ class SlotBank:
         slot = self._taken.index(False)
         self._taken[slot] = True
         self._trained[slot], self._scales[slot] = trained, scale
+        self._spans.clear()
         return slot
 
     def release(self, slot: int) -> None:
@@ -78,42 +95,40 @@ class SlotBank:
         for rows in (self.values, self.grads, self.exp_avg, self.exp_avg_sq):
             rows[slot].zero_()
         self._taken[slot] = False
-        for table in (self._trained, self._scales, self._views):
-            table.pop(slot, None)
+        del self._trained[slot], self._scales[slot]
+        self._spans.clear()
         if not any(self._taken):
             self._clear()
-
-    def stacked(self, module: int) -> Pair:
-        """A[slots, in, R] and B[slots, R, out] of one module over all slots."""
-        return self._pair(self.values, module)
 
     def pair(self, rows: Tensor, slot: int, module: int) -> Pair:
         """One slot's part of `rows`, one of the four flat tensors, for one module."""
         left, right = self._pair(rows, module)
         return left[slot], right[slot]
 
-    def views(self, slot: int) -> SlotViews:
-        if slot not in self._views:
-            pairs = tuple(
-                self._leaves(slot, module) if trained else None for module, trained in enumerate(self._trained[slot])
+    def span(self, first: int, count: int) -> Span:
+        """Slots `first` and after, all of them taken."""
+        if (first, count) not in self._spans:
+            if len(self._spans) == MOST_SPANS:
+                self._spans.clear()
+            slots = range(first, first + count)
+            modules = tuple(
+                self._span_module(slots, number) if any(self._trained[slot][number] for slot in slots) else None
+                for number in range(len(self._modules))
             )
-            self._views[slot] = SlotViews(pairs, self._scales[slot])
-        return self._views[slot]
+            scale = torch.tensor([self._scales[slot] for slot in slots], device=self._device)
+            self._spans[first, count] = Span(count, modules, scale.view(count, 1, 1))
+        return self._spans[first, count]
 
-    def _leaves(self, slot: int, module: int) -> Pair:
-        def leaf(value: Tensor, grad: Tensor) -> Tensor:
-            parameter = value.detach().requires_grad_()
-            parameter.grad = grad  # autograd adds to it in place, so gradients land in the slot
-            return parameter
-
-        values, grads = self.pair(self.values, slot, module), self.pair(self.grads, slot, module)
-        return leaf(values[0], grads[0]), leaf(values[1], grads[1])
+    def _span_module(self, slots: range, module: int) -> SpanModule:
+        left, right = self._pair(self.values[slots.start : slots.stop], module)
+        grad_left, grad_right = self._pair(self.grads[slots.start : slots.stop], module)
+        return SpanModule(left.mT, right, grad_left.mT, grad_right)
 
     def _pair(self, rows: Tensor, module: int) -> Pair:
         shape, (start, middle, _) = self._modules[module], self._ranges[module]
         left = rows[:, start : start + shape.inputs * self.rank]
         right = rows[:, middle : middle + self.rank * shape.outputs]
-        return left.unflatten(1, (shape.inputs, self.rank)), right.unflatten(1, (self.rank, shape.outputs))
+        return left.unflatten(1, (self.rank, shape.inputs)).mT, right.unflatten(1, (self.rank, shape.outputs))
 
     def _grow(self, slots: int) -> None:
         grown = [self._rows(slots) for _ in range(4)]
@@ -122,7 +137,7 @@ class SlotBank:
             rows[:used] = old
         self.values, self.grads, self.exp_avg, self.exp_avg_sq = grown
         self._taken += [False] * (slots - used)
-        self._views.clear()
+        self._spans.clear()
 
     def _rows(self, slots: int) -> Tensor:
         return torch.zeros(slots, self._size, device=self._device)

@@ -1,57 +1,56 @@
-"""One pass of a micro-batch over the base: loss, token accuracy and, in training, gradients into the active slot.
+"""One pass of a micro-batch over the base: loss, token accuracy and, in training, gradients into the jobs' slots.
 
-Owns the call of the model. Whose slot is active is the routing's, what a batch holds is the plan's.
+Owns the call of the model. Whose rows are whose is the routing's, what a batch holds is the plan's.
 """
 
-import inspect
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from transformers import PreTrainedModel
 
+from trainer.engine.lowrank import Layout
 from trainer.engine.plan import MicroBatch
+from trainer.engine.wrap import Routing
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over labelled tokens, on the device until they are read: reading waits for the device."""
+    """Of each row, over its labelled tokens."""
 
-    loss: Tensor
-    correct: Tensor
-    weight: Tensor
-
-    def __add__(self, other: "Sums") -> "Sums":
-        return Sums(self.loss + other.loss, self.correct + other.correct, self.weight + other.weight)
+    loss: list[float]
+    correct: list[float]
 
 
 class Stepper:
     """Runs micro-batches through one model."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model
+    def __init__(self, model: PreTrainedModel, routing: Routing) -> None:
+        self._model, self._routing = model, routing
         self.device = model.device
-        self._partial_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
-    def train(self, batch: MicroBatch, normaliser: float) -> Sums:
-        """Adds the gradient of the weighted loss sum divided by `normaliser` to the active slot."""
-        sums = self._forward(batch)
-        (sums.loss / normaliser).backward()
-        return Sums(sums.loss.detach(), sums.correct, sums.weight)
+    def train(self, batch: MicroBatch, layout: Layout) -> Sums:
+        """Adds the gradient of each job's weighted loss sum over its normaliser to the job's slot."""
+        return self._run(batch, layout, backward=True)
 
     @torch.no_grad()
-    def evaluate(self, batch: MicroBatch) -> Sums:
-        return self._forward(batch)
+    def evaluate(self, batch: MicroBatch, layout: Layout) -> Sums:
+        return self._run(batch, layout, backward=False)
 
-    def _forward(self, batch: MicroBatch) -> Sums:
-        batch = batch.to(self.device)
-        keep = {"logits_to_keep": batch.positions} if self._partial_logits else {}
-        output = self._model(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **keep)
-        logits = output.logits if self._partial_logits else output.logits[:, batch.positions]
-        # Only labelled tokens reach the loss: nothing of a padded or unlabelled position can, not even a NaN.
-        logits = logits.flatten(0, 1)[batch.labelled].float()
-        losses = F.cross_entropy(logits, batch.targets, reduction="none")
+    def _run(self, batch: MicroBatch, layout: Layout, backward: bool) -> Sums:
+        rows, width = batch.input_ids.shape
+        targets, weights = batch.targets.to(self.device), batch.weights.to(self.device)
+        with self._routing.to(layout, batch.positions.to(self.device)):
+            logits = self._model(
+                input_ids=batch.input_ids.to(self.device),
+                position_ids=torch.arange(width, device=self.device).expand(rows, width),
+                use_cache=False,
+            ).logits.float()
+            losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+            if backward:
+                # Each row's share is seeded by itself: what is not finite in one job's rows stays in them.
+                losses.backward(batch.factors.to(self.device))
         with torch.no_grad():
-            correct = ((logits.argmax(-1) == batch.targets) * batch.weights).sum()
-        return Sums((losses * batch.weights).sum(), correct, batch.weights.sum())
+            correct = ((logits.argmax(-1) == targets) * weights).sum(1)
+            told = torch.stack(((losses * weights).sum(1), correct)).tolist()
+        return Sums(*told)

@@ -1,7 +1,7 @@
-"""Wraps the base model's own linear layers so that a step can add one slot's adapter to them.
+"""Wraps the base model's own layers: linear ones add each row's adapter, the last one sees labelled tokens only.
 
-Owns which modules are wrapped, by PEFT's rules, and the routing: whose adapter the step in progress belongs to. The
-routing is plain state of the wrapped modules for the whole step: recomputed activations see it as the first pass did.
+Owns which modules are wrapped, by PEFT's rules, and the routing: whose rows are whose in the pass in progress. The
+routing is plain state of the wrapped modules for the whole pass: recomputed activations see it as the first time.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trainer.engine.slots import ModuleShape, SlotViews
+from trainer.engine.lowrank import Layout, LowRankLinear
+from trainer.engine.slots import ModuleShape
 
 
 class UnknownTarget(Exception):
@@ -20,19 +21,21 @@ class UnknownTarget(Exception):
 
 
 class Routing:
-    """The slot that the step in progress runs with; without one the base model is as it was."""
+    """The pass in progress; without one the base model is as it was."""
 
-    def __init__(self) -> None:
-        self.active: SlotViews | None = None
+    def __init__(self, device: torch.device) -> None:
+        self.layout: Layout | None = None
+        self.positions = torch.empty(0)
+        self.anchor = torch.zeros((), device=device, requires_grad=True)
 
     @contextmanager
-    def to(self, views: SlotViews) -> Iterator[None]:
+    def to(self, layout: Layout, positions: Tensor) -> Iterator[None]:
         """Lasts over forward and backward: a checkpointed layer is run again inside backward."""
-        self.active = views
+        self.layout, self.positions = layout, positions
         try:
             yield
         finally:
-            self.active = None
+            self.layout = None
 
 
 class RoutedLinear(nn.Module):
@@ -52,26 +55,43 @@ class RoutedLinear(nn.Module):
             return getattr(super().__getattr__("base"), name)
 
     def forward(self, x: Tensor) -> Tensor:
-        result = self.base(x)
-        active = self._routing.active
-        pair = active.pairs[self._number] if active is not None else None
-        if active is None or pair is None:
-            return result
-        left, right = pair
-        down = x.flatten(0, -2) @ left.to(x.dtype)
-        summed = torch.addmm(result.flatten(0, -2), down, right.to(x.dtype), alpha=active.scale)
-        return summed.view_as(result)
+        layout = self._routing.layout
+        if layout is None:
+            return self.base(x)
+        return LowRankLinear.apply(x, self._routing.anchor, self.base, self._number, layout)
 
 
-def wrap_linears(model: PreTrainedModel, routing: Routing) -> tuple[ModuleShape, ...]:
-    """Replaces every nn.Linear but the output embedding, as PEFT's "all-linear" does; their shapes in module order."""
+class RoutedHead(nn.Module):
+    """The output embedding, for the wanted positions of each row alone: the other logits would only take memory."""
+
+    def __init__(self, base: nn.Module, routing: Routing) -> None:
+        super().__init__()
+        self.base = base
+        self._routing = routing
+
+    def __getattr__(self, name: str) -> Any:
+        """As of the layer itself."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base"), name)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        if self._routing.layout is not None:
+            hidden = hidden.gather(1, self._routing.positions[..., None].expand(-1, -1, hidden.shape[-1]))
+        return self.base(hidden)
+
+
+def wrap_layers(model: PreTrainedModel, routing: Routing) -> tuple[ModuleShape, ...]:
+    """Replaces the output embedding, and every other nn.Linear as PEFT's "all-linear" does; these' shapes in order."""
     head = model.get_output_embeddings()
     linears = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
-    if not linears:
+    if head is None or not linears:
         raise ValueError(f"{type(model).__name__} has no linear layer that an adapter could be added to.")
     for number, (name, linear) in enumerate(linears):
         parent, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent), attribute, RoutedLinear(linear, number, routing))
+    model.set_output_embeddings(RoutedHead(head, routing))
     return tuple(ModuleShape(name, linear.in_features, linear.out_features) for name, linear in linears)
 
 

@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
-from tests.trainer.engine.conftest import labelled, rows, settings, train_step
-from trainer.engine.engine import Adapter, Engine, NonFinite, OutOfMemory
+from tests.trainer.engine.conftest import forward_backward, labelled, optim_step, rows, settings, train_step
+from trainer.engine.adapter import Adapter, NonFinite, OutOfMemory
+from trainer.engine.engine import Engine
+from trainer.engine.lowrank import Layout
 from trainer.engine.optimizer import AdamParams
 from trainer.engine.plan import MicroBatch
 from trainer.engine.step import Sums
@@ -54,7 +56,7 @@ def test_gradients_that_were_never_applied_do_not_reach_the_next_adapter(engine:
     expected = alone(engine)
     engine.create_adapter(settings(seed=9))
     left = engine.create_adapter(settings(seed=7))
-    engine.forward_backward(left, rows(3, 2), 1.0)
+    forward_backward(engine, left, rows(3, 2), 1.0)
     engine.release(left)
     adapter = engine.create_adapter(settings())
     assert adapter.slot == left.slot
@@ -108,10 +110,10 @@ def test_a_gradient_that_is_not_finite_is_caught_where_the_loss_is(engine: Engin
     adapter = engine.create_adapter(settings())
     train_step(engine, adapter, rows(1, 2))
     before = flat(adapter)
-    engine.forward_backward(adapter, rows(2, 2), 1.0)
+    forward_backward(engine, adapter, rows(2, 2), 1.0)
     adapter.bank.grads[adapter.slot, 5] = math.nan
     with pytest.raises(NonFinite):
-        engine.optim_step(adapter, AdamParams(1e-3))
+        optim_step(engine, adapter, AdamParams(1e-3))
     assert torch.equal(flat(adapter), before)
     assert adapter.steps == 1
     assert not adapter.bank.grads[adapter.slot].any()
@@ -122,8 +124,8 @@ def test_weight_decay_and_moments_stay_in_their_slot(engine: Engine) -> None:
     train_step(engine, idle, rows(0, 2))
     before = flat(idle)
     for step in range(4):
-        engine.forward_backward(busy, rows(step, 2), 1.0)
-        engine.optim_step(busy, AdamParams(0.1, weight_decay=0.5))
+        forward_backward(engine, busy, rows(step, 2), 1.0)
+        optim_step(engine, busy, AdamParams(0.1, weight_decay=0.5))
     assert torch.equal(flat(idle), before)
 
 
@@ -149,11 +151,11 @@ class Tight:
     """A device that runs out of memory above a number of padded tokens."""
 
     def __init__(self, engine: Engine, limit: int) -> None:
-        self._train, self._limit = engine._stepper.train, limit
+        self._train, self._limit = engine._passes._stepper.train, limit
         self.passes: list[int] = []
 
-    def train(self, batch: MicroBatch, normaliser: float) -> Sums:
-        sums = self._train(batch, normaliser)
+    def train(self, batch: MicroBatch, layout: Layout) -> Sums:
+        sums = self._train(batch, layout)
         self.passes.append(batch.input_ids.numel())
         if batch.input_ids.numel() > self._limit:
             raise torch.OutOfMemoryError("no more")
@@ -165,11 +167,11 @@ def test_running_out_of_memory_halves_the_budget_of_that_job_alone(
 ) -> None:
     batch = rows(3, 8)
     calm = engine.create_adapter(settings(seed=5))
-    engine.forward_backward(calm, batch, labelled(batch))
+    forward_backward(engine, calm, batch, labelled(batch))
     tight = Tight(engine, 150)
-    monkeypatch.setattr(engine._stepper, "train", tight.train)
+    monkeypatch.setattr(engine._passes._stepper, "train", tight.train)
     adapter = engine.create_adapter(settings(seed=5))
-    engine.forward_backward(adapter, batch, labelled(batch))
+    forward_backward(engine, adapter, batch, labelled(batch))
     one, other = calm.bank.grads[calm.slot], adapter.bank.grads[adapter.slot]
     assert float((one - other).norm() / one.norm()) < 2e-6
     assert tight.passes[0] > 150 >= tight.passes[-1]
@@ -177,5 +179,5 @@ def test_running_out_of_memory_halves_the_budget_of_that_job_alone(
     tight._limit = 10
     waiting = other.clone()
     with pytest.raises(OutOfMemory):
-        engine.forward_backward(adapter, batch, labelled(batch))
+        forward_backward(engine, adapter, batch, labelled(batch))
     assert torch.equal(other, waiting)

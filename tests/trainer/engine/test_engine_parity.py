@@ -10,12 +10,13 @@ from peft import PeftModel
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
-from tests.trainer.engine.conftest import labelled, rows, settings, train_step
+from tests.trainer.engine.conftest import evaluate, forward_backward, labelled, optim_step, rows, settings, train_step
 from tests.trainer.tiny import write_base
+from trainer.engine.adapter import Adapter
 from trainer.engine.base import load_engine
-from trainer.engine.engine import Adapter, Engine
+from trainer.engine.engine import Engine
 from trainer.engine.optimizer import AdamParams, learning_rate
-from trainer.engine.plan import Row, plan
+from trainer.engine.plan import Row, cut
 from trainer.engine.wrap import UnknownTarget, recompute_layers
 
 ATTENTION = ("q_proj", "v_proj")
@@ -84,7 +85,7 @@ def test_gradients_are_those_of_peft(
     model = peft_model(tiny_base_dir, tmp_path / "trained")
     batch = rows(50, 4)
     (peft_losses(model, batch) / labelled(batch)).backward()
-    engine.forward_backward(adapter, batch, labelled(batch))
+    forward_backward(engine, adapter, batch, labelled(batch))
     assert gradient_difference(engine, adapter, model) < TOLERANCE
 
 
@@ -102,12 +103,12 @@ def test_twenty_steps_are_those_of_peft(
         optimizer.zero_grad()
         expected = peft_losses(model, batch) / n
         expected.backward()
-        measured = engine.forward_backward(adapter, batch, n)
+        measured = forward_backward(engine, adapter, batch, n)
         assert measured.mean_loss == pytest.approx(expected.item(), rel=TOLERANCE)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
-        engine.optim_step(adapter, AdamParams(rate, weight_decay=0.01, max_grad_norm=1.0))
+        optim_step(engine, adapter, AdamParams(rate, weight_decay=0.01, max_grad_norm=1.0))
 
 
 def test_all_linear_means_what_it_means_to_peft(engine: Engine, tiny_base_dir: Path) -> None:
@@ -143,8 +144,8 @@ def test_an_exported_adapter_gives_the_engines_logits_in_peft(
     adapter = engine.create_adapter(settings(12))
     for step in range(8):
         batch = rows(step, 2)
-        engine.forward_backward(adapter, batch, labelled(batch))
-        engine.optim_step(adapter, AdamParams(1e-2))
+        forward_backward(engine, adapter, batch, labelled(batch))
+        optim_step(engine, adapter, AdamParams(1e-2))
     engine.export(adapter, tmp_path / "adapter", "tiny")
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model = PeftModel.from_pretrained(plain, str(tmp_path / "adapter"))
@@ -153,7 +154,7 @@ def test_an_exported_adapter_gives_the_engines_logits_in_peft(
         theirs = float(peft_losses(model, batch))
         with model.disable_adapter():
             untrained = float(peft_losses(model, batch))
-    ours = engine.evaluate(adapter, batch).loss
+    ours = evaluate(engine, adapter, batch).loss
     assert ours == pytest.approx(theirs, rel=tolerance)
     assert abs(theirs - untrained) > 10 * abs(ours - theirs)
 
@@ -185,7 +186,7 @@ def test_other_architectures_train_as_under_peft(tmp_path: Path, kind: str) -> N
     batch = rows(50, 4)
     expected = peft_losses(model, batch)
     (expected / labelled(batch)).backward()
-    measured = engine.forward_backward(adapter, batch, labelled(batch))
+    measured = forward_backward(engine, adapter, batch, labelled(batch))
     assert measured.loss == pytest.approx(expected.item(), rel=TOLERANCE)
     assert gradient_difference(engine, adapter, model) < TOLERANCE
 
@@ -200,7 +201,7 @@ def test_a_base_without_linear_layers_is_refused_at_once(tmp_path: Path) -> None
 def test_half_precision_trains_float32_masters(tiny_base_dir: Path) -> None:
     """What an accelerator runs: the base and the products in bfloat16, weights and moments of adapters in float32."""
     model = AutoModelForCausalLM.from_pretrained(tiny_base_dir, dtype=torch.bfloat16)
-    half = Engine(model, torch.bfloat16, 4096, recompute=True)
+    half = Engine(model, torch.bfloat16, 4096, 512, recompute=True)
     full = load_engine(str(tiny_base_dir), "cpu", threads=1)
     ends = []
     for engine in (half, full):
@@ -215,15 +216,15 @@ def test_half_precision_trains_float32_masters(tiny_base_dir: Path) -> None:
 
 def test_recomputed_activations_give_the_same_gradients(tiny_base_dir: Path) -> None:
     engines = [load_engine(str(tiny_base_dir), "cpu", threads=1) for _ in range(2)]
-    recompute_layers(engines[1]._stepper._model)
+    recompute_layers(engines[1]._passes._stepper._model)
     grads = []
     for engine in engines:
         adapter = engine.create_adapter(settings())
         for step in range(3):
             batch = rows(step, 2)
-            engine.forward_backward(adapter, batch, labelled(batch))
+            forward_backward(engine, adapter, batch, labelled(batch))
             if step < 2:
-                engine.optim_step(adapter, AdamParams(1e-2))
+                optim_step(engine, adapter, AdamParams(1e-2))
         grads.append(adapter.bank.grads[adapter.slot].clone())
     assert grads[0].any()
     assert torch.equal(grads[0], grads[1])
@@ -239,9 +240,9 @@ def test_gradients_do_not_depend_on_the_token_budget(engine: Engine) -> None:
             assert trained
             adapter.bank.pair(adapter.bank.values, adapter.slot, number)[1].fill_(0.01)
         adapter.token_budget = budget
-        measured = engine.forward_backward(adapter, batch, labelled(batch))
+        measured = forward_backward(engine, adapter, batch, labelled(batch))
         grads.append((measured.loss, adapter.bank.grads[adapter.slot].clone()))
-    assert len(plan(batch, 1)) == 7 > len(plan(batch, 4096))
+    assert len(cut(batch, 1)) == 7 > len(cut(batch, 4096))
     for loss, grad in grads[1:]:
         assert loss == pytest.approx(grads[0][0], rel=1e-6)
         assert float((grad - grads[0][1]).norm() / grads[0][1].norm()) < TOLERANCE
@@ -250,9 +251,9 @@ def test_gradients_do_not_depend_on_the_token_budget(engine: Engine) -> None:
 def test_parts_of_a_batch_add_up_to_the_whole(engine: Engine) -> None:
     batch = rows(6, 6)
     whole, parts = (engine.create_adapter(settings(seed=3)) for _ in range(2))
-    engine.forward_backward(whole, batch, labelled(batch))
+    forward_backward(engine, whole, batch, labelled(batch))
     for part in (batch[:1], batch[1:4], batch[4:]):
-        engine.forward_backward(parts, part, labelled(batch))
+        forward_backward(engine, parts, part, labelled(batch))
     one, other = whole.bank.grads[whole.slot], parts.bank.grads[parts.slot]
     assert float((one - other).norm() / one.norm()) < TOLERANCE
 

@@ -6,13 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load
 
 from service.contracts.worker import Event
+from tests.trainer.engine.conftest import evaluate
 from tests.trainer.engine.jobs import prepared, start
 from trainer.checkpoint import spec_hash
 from trainer.engine.engine import Engine
 from trainer.engine.rows import RowFile, epoch_order
 from trainer.engine.runner import EVENTS_A_LINE, JobRunner
+from trainer.engine.scheduler import Scheduler
+from trainer.engine.turns import step
 from trainer.protocol import CheckpointWritten, Line, Progress, Start, Stopped, Trained
 
 TOTAL = 12
@@ -26,11 +31,16 @@ class Clock:
         return self.now
 
 
+def turn(engine: Engine, runner: JobRunner) -> None:
+    """One step of one job alone; raises what ends it."""
+    step(engine, Scheduler(engine.shared_budget), [runner], lambda _, work: work())
+
+
 def run(engine: Engine, command: Start, turns: int = 10**6) -> list[Line]:
     """All that a job says until it is done, or for so many turns and then a stop that saves."""
     runner = JobRunner(engine, command, checkpoint_seconds=1e9)
     for _ in range(turns):
-        runner.turn()
+        turn(engine, runner)
         if runner.finished:
             break
     else:
@@ -83,6 +93,22 @@ def test_stopped_after_any_turn_and_resumed_it_ends_in_the_same_bytes(
         assert second[-1].model_dump(exclude={"directory"}) == whole[-1].model_dump(exclude={"directory"})
 
 
+def test_a_batch_of_several_passes_shares_them_out_over_turns_and_is_cut_short_without_a_trace(
+    engine: Engine, tmp_path: Path
+) -> None:
+    whole = run(engine, start(tmp_path / "whole"))
+    engine.token_budget = 8  # a row a pass
+    pieces = run(engine, start(tmp_path / "pieces"))
+    for name, weight in load(weights(whole)).items():
+        torch.testing.assert_close(load(weights(pieces))[name], weight, rtol=0, atol=1e-5)
+    first = run(engine, start(tmp_path / "cut"), 5)
+    written = first[-2]
+    assert isinstance(written, CheckpointWritten)
+    assert written.step == 2
+    again = run(engine, start(tmp_path / "cut", checkpoint=written.directory))
+    assert weights(again) == weights(pieces)
+
+
 def test_the_order_of_rows_is_a_permutation_that_epoch_and_seed_decide() -> None:
     first, second = epoch_order(5, 0, 100), epoch_order(5, 1, 100)
     assert sorted(first.tolist()) == list(range(100))
@@ -102,11 +128,11 @@ def test_validation_is_told_at_the_end_of_each_epoch(engine: Engine, tmp_path: P
     assert last["valid_mean_token_accuracy"] == last["full_valid_mean_token_accuracy"]
     runner = JobRunner(engine, start(tmp_path, validation=40), checkpoint_seconds=1e9)
     while not runner._unvalidated:
-        runner.turn()
+        turn(engine, runner)
     validation = RowFile(Path(command.validation_dir or ""))
-    expected = engine.evaluate(runner._adapter, [validation[index] for index in range(40)])
-    runner.turn()
-    runner.turn()
+    expected = evaluate(engine, runner.adapter, [validation[index] for index in range(40)])
+    turn(engine, runner)
+    turn(engine, runner)
     runner.flush()
     assert events(runner.outbox)[-1].data["full_valid_loss"] == pytest.approx(expected.mean_loss, rel=1e-6)
 
@@ -116,7 +142,7 @@ def test_checkpoints_come_by_time_and_sooner_at_an_epochs_end(engine: Engine, tm
     runner = JobRunner(engine, start(tmp_path), checkpoint_seconds=60, clock=clock)
     while not runner.finished:
         clock.now += 7
-        runner.turn()
+        turn(engine, runner)
     steps = [line.step for line in runner.outbox if isinstance(line, CheckpointWritten)]
     # 28 s after the start and 28 s after that an epoch ends, which is over a quarter of 60; none at the very end.
     assert steps == [4, 8]
@@ -124,7 +150,7 @@ def test_checkpoints_come_by_time_and_sooner_at_an_epochs_end(engine: Engine, tm
     late = JobRunner(engine, start(tmp_path), checkpoint_seconds=20, clock=clock)
     for _ in range(3):
         clock.now += 7
-        late.turn()
+        turn(engine, late)
     assert [line.step for line in late.outbox if isinstance(line, CheckpointWritten)] == [3]
 
 
@@ -142,8 +168,8 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_job(
         patch.setattr("trainer.engine.runner.write_checkpoint", full)
         for _ in range(TOTAL - 1):
             clock.now += 2
-            runner.turn()
-    runner.turn()
+            turn(engine, runner)
+    turn(engine, runner)
     assert weights(runner.outbox) == weights(whole)
     warnings = [event for event in events(runner.outbox) if event.level == "warn"]
     assert len(warnings) == TOTAL - 1
@@ -172,7 +198,7 @@ def test_progress_lines_stay_short_and_silence_is_broken(engine: Engine, tmp_pat
     clock = Clock()
     runner = JobRunner(engine, start(tmp_path, n_epochs=50), checkpoint_seconds=1e9, clock=clock)
     for _ in range(EVENTS_A_LINE + 5):
-        runner.turn()
+        turn(engine, runner)
     runner.flush()
     sizes = [len(line.events) for line in runner.outbox if isinstance(line, Progress)]
     assert sizes == [EVENTS_A_LINE, 5]
