@@ -25,7 +25,7 @@ STAMP := $(VENV)/installed
 KEY = $$({ pwd; cat requirements.lock $(PROJECTS); } | sha256sum)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status demo test test-unit test-stack bench-training lint format lock tiny-base clean
+.PHONY: help setup up down status demo test test-unit test-stack bench-training bench-gateway lint format lock tiny-base clean
 
 help: ## Explain these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ test-stack: setup ## Run the tests against the whole embedded stack, one after t
 
 bench-training: setup ## Measure mixed steps of the training engine against one job at a time and PEFT
 	@$(BIN)/python -m tests.benchmarks.training
+
+bench-gateway: setup ## Measure the gateway's CPU time a request and a streamed event
+	@$(BIN)/python -m pytest -q -s tests/benchmarks/gateway.py
 
 lint: setup ## Check style, types and import arrows
 	$(BIN)/ruff check $(SOURCES)
