@@ -1,8 +1,6 @@
 """Looks at and ends a stack that another process runs: the commands `weftd status` and `weftd down`."""
 
 import contextlib
-import os
-import signal
 import time
 
 import psutil
@@ -21,16 +19,16 @@ def down(data: DataFolder) -> bool:
     if holder is None:
         return False
     try:
-        os.kill(holder, signal.SIGTERM)
-    except PermissionError as error:
+        supervisor = psutil.Process(holder)
+        supervisor.terminate()
+        supervisor.wait(STOP_SECONDS)
+    except psutil.AccessDenied as error:
         raise StackError(f"process {holder} belongs to another user; stop it as that user") from error
-    except ProcessLookupError:
+    except psutil.NoSuchProcess:
         return True
-    deadline = time.monotonic() + STOP_SECONDS
-    while data.holder() == holder:
-        if time.monotonic() > deadline:
-            raise StackError(f"process {holder} did not stop within {STOP_SECONDS:g} s; see {data.root / 'logs'}")
-        time.sleep(0.1)
+    except psutil.TimeoutExpired as error:
+        problem = f"process {holder} did not stop within {STOP_SECONDS:g} s; see {data.root / 'logs'}"
+        raise StackError(problem) from error
     return True
 
 
