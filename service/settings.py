@@ -1,4 +1,4 @@
-"""The service's configuration: read once from the environment (prefix `WEFT_`), frozen, unknown names refused."""
+"""The service's configuration: read once from the environment (prefix `WEFT_`), then frozen."""
 
 from pathlib import Path
 

@@ -38,21 +38,28 @@ class Routing:
             self.layout = None
 
 
-class RoutedLinear(nn.Module):
-    """A frozen linear layer plus the active slot's low-rank update of it."""
+class Routed(nn.Module):
+    """A layer of the base in whose place this stands."""
 
-    def __init__(self, base: nn.Linear, number: int, routing: Routing) -> None:
+    def __init__(self, base: nn.Module, routing: Routing) -> None:
         super().__init__()
         self.base = base
-        self._number = number
         self._routing = routing
 
     def __getattr__(self, name: str) -> Any:
-        """Model code that asks a linear layer for its weight, bias or sizes gets the base layer's."""
+        """Model code that asks the layer for its weight, bias or sizes gets the base layer's."""
         try:
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("base"), name)
+
+
+class RoutedLinear(Routed):
+    """A frozen linear layer plus the active slots' low-rank updates of it."""
+
+    def __init__(self, base: nn.Linear, number: int, routing: Routing) -> None:
+        super().__init__(base, routing)
+        self._number = number
 
     def forward(self, x: Tensor) -> Tensor:
         layout = self._routing.layout
@@ -61,20 +68,8 @@ class RoutedLinear(nn.Module):
         return LowRankLinear.apply(x, self._routing.anchor, self.base, self._number, layout)
 
 
-class RoutedHead(nn.Module):
+class RoutedHead(Routed):
     """The output embedding, for the wanted positions of each row alone: the other logits would only take memory."""
-
-    def __init__(self, base: nn.Module, routing: Routing) -> None:
-        super().__init__()
-        self.base = base
-        self._routing = routing
-
-    def __getattr__(self, name: str) -> Any:
-        """As of the layer itself."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("base"), name)
 
     def forward(self, hidden: Tensor) -> Tensor:
         if self._routing.layout is not None:
