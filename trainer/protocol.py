@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from service.contracts.job import JobSpec
-from service.contracts.worker import Event, JobFailure
+from service.contracts.job import JobSpec, Method
+from service.contracts.worker import CheckpointMetrics, Event, JobFailure
 
 
 class Line(BaseModel):
@@ -21,11 +21,15 @@ class Line(BaseModel):
 
 
 class Prepare(Line):
-    """Tokenise one JSONL file into a `datasets` folder at `out_dir` with columns `input_ids` and `weights`."""
+    """Tokenise one JSONL file into a `datasets` folder at `out_dir` with columns `input_ids` and `weights`.
+
+    For dpo each example becomes two rows in a row: what is preferred, then what is not.
+    """
 
     type: Literal["prepare"] = "prepare"
     job_id: str
     role: Literal["training", "validation"]
+    method: Method = "supervised"
     path: str
     out_dir: str
     max_seq_length: int
@@ -106,12 +110,33 @@ class CheckpointWritten(Line):
     directory: str
 
 
+class CheckpointModelWritten(Line):
+    """A PEFT-format adapter to be published while the job goes on lies in `directory`; the agent removes it."""
+
+    type: Literal["checkpoint_model_written"] = "checkpoint_model_written"
+    job_id: str
+    step: int
+    directory: str
+    target_modules: tuple[str, ...]
+    metrics: CheckpointMetrics
+
+
+class AwaitingMemory(Line):
+    """The job is started as soon as jobs that are resident have left it enough memory."""
+
+    type: Literal["awaiting_memory"] = "awaiting_memory"
+    job_id: str
+    needed_bytes: int
+    free_bytes: int
+
+
 class Trained(Line):
     """The PEFT-format adapter lies in `directory`: adapter_config.json and adapter_model.safetensors."""
 
     type: Literal["trained"] = "trained"
     job_id: str
-    step: int
+    step: int = Field(description="Optimizer steps done.")
+    adapter_step: int | None = Field(default=None, description="That of the best evaluation; null where it is `step`.")
     trained_tokens: int
     directory: str
     target_modules: tuple[str, ...]
@@ -138,7 +163,15 @@ ToPreparer = Prepare
 FromPreparer = Annotated[PreparerReady | Prepared | PrepareFailed, Field(discriminator="type")]
 ToEngine = Annotated[Start | Stop, Field(discriminator="type")]
 FromEngine = Annotated[
-    EngineReady | Progress | CheckpointWritten | Trained | Stopped | JobFailed, Field(discriminator="type")
+    EngineReady
+    | Progress
+    | CheckpointWritten
+    | CheckpointModelWritten
+    | AwaitingMemory
+    | Trained
+    | Stopped
+    | JobFailed,
+    Field(discriminator="type"),
 ]
 
 from_preparer: TypeAdapter[FromPreparer] = TypeAdapter(FromPreparer)

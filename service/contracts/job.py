@@ -20,9 +20,21 @@ ALLOWED_TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     "cancelled": frozenset(),
 }
 
+Method = Literal["supervised", "dpo"]
+"""Supervised learns to say what the examples say; direct preference optimization to prefer one answer over another."""
+
 Phase = Literal["waiting", "preparing", "training", "saving", "finished"]
 Want = Literal["run", "cancel", "pause"]
 """What the owner of a running job asks of its trainer."""
+
+
+class EarlyStopping(BaseModel):
+    """Training ends after `patience` evaluations in a row that did not lower the best validation loss enough."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    patience: int = Field(default=2, ge=1, le=100, description="Evaluations.")
+    min_delta: float = Field(default=0.005, ge=0, lt=1, description="Least gain that counts, as part of the best.")
 
 
 class Hyperparameters(BaseModel):
@@ -46,6 +58,9 @@ class Hyperparameters(BaseModel):
     weight_decay: float = Field(ge=0)
     max_grad_norm: float = Field(gt=0)
     max_seq_length: int = Field(ge=8)
+    packing: bool = Field(default=False, description="Several examples a row, none of which sees another.")
+    early_stopping: EarlyStopping | None = Field(default=None, description="Null trains every epoch.")
+    beta: float | None = Field(default=None, gt=0, le=2, description="Of dpo alone: how close to stay to the base.")
 
 
 class FileRef(BaseModel):
@@ -68,7 +83,7 @@ class JobSpec(BaseModel):
     base_model: str
     base_fingerprint: str
     chat_template_sha256: str | None
-    method: Literal["supervised"] = "supervised"
+    method: Method = "supervised"
     seed: int = Field(ge=0, le=2147483647)
     examples: int = Field(ge=1, description="Lines of the training file.")
     hyperparameters: Hyperparameters

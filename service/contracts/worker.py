@@ -7,6 +7,7 @@
 | POST /internal/leases/{job}/report | Report | Control |
 | POST /internal/leases/{job}/uploads | UploadRequest | UploadTargets |
 | POST /internal/leases/{job}/checkpoints | CheckpointDone | Control |
+| POST /internal/leases/{job}/checkpoint-models | CheckpointModel | Control |
 | POST /internal/leases/{job}/finish | Finish | Finished |
 
 Each write carries the lease's epoch; a stale one changes nothing and is answered 409 with code `lease_lost`.
@@ -93,6 +94,29 @@ class CheckpointDone(Message):
     manifest: CheckpointManifest
 
 
+class CheckpointMetrics(Message):
+    """What is known of a model at one step, in OpenAI's words; null is what the job does not measure."""
+
+    step: int = Field(ge=1)
+    train_loss: float | None = None
+    train_mean_token_accuracy: float | None = None
+    valid_loss: float | None = None
+    valid_mean_token_accuracy: float | None = None
+    full_valid_loss: float | None = None
+    full_valid_mean_token_accuracy: float | None = None
+    full_valid_mean_kl: float | None = Field(
+        default=None, description="Mean KL divergence from the base at validation labels, nats: what it forgets."
+    )
+
+
+class CheckpointModel(Message):
+    """A stored adapter of a running job that can be used as a model. Not what a job resumes from."""
+
+    epoch: int
+    adapter: AdapterManifest
+    metrics: CheckpointMetrics
+
+
 class JobFailure(Message):
     code: str = Field(max_length=64, description="For instance invalid_training_file, loss_diverged, out_of_memory.")
     message: str = Field(max_length=2000)
@@ -118,6 +142,8 @@ class Finished(Message):
 
 __all__ = [
     "CheckpointDone",
+    "CheckpointMetrics",
+    "CheckpointModel",
     "CheckpointRef",
     "ClaimRequest",
     "Control",

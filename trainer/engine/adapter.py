@@ -43,28 +43,61 @@ class Adapter:
 
 
 @dataclass(frozen=True)
+class Supervised:
+    """Weighted negative log-likelihood of the labelled tokens."""
+
+
+@dataclass(frozen=True)
+class Preference:
+    """DPO with the base itself as reference (arXiv 2305.18290, equation 7). Rows are pairs: preferred, then not."""
+
+    beta: float
+
+
+Objective = Supervised | Preference
+
+
+@dataclass(frozen=True)
 class Work:
-    """Rows of one adapter. `normaliser` is the labelled tokens of the whole optimizer batch that they are part of."""
+    """Rows of one adapter. `normaliser` is what the loss of the whole optimizer batch is divided by: its labelled
+    tokens, or its pairs where the objective is a preference.
+
+    With `compared`, an evaluation also measures how far the adapter has moved from the base.
+    """
 
     adapter: Adapter
     rows: Sequence[Row]
     normaliser: float = 1.0
+    objective: Objective = Supervised()
+    compared: bool = False
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Weighted sums over labelled tokens."""
+    """Sums that add up over the pieces of a batch or a validation file."""
 
     loss: float
+    """Over labelled tokens by weight, or over pairs."""
+    count: float
+    """What `loss` is a sum over: the tokens' weights, or the number of pairs."""
     correct: float
+    """Labelled tokens, by weight, that the most likely token is right about. Of a pair, the preferred row's."""
     weight: float
+    """Of those tokens."""
+    divergence: float = 0.0
+    """KL(base ‖ adapter) over labelled tokens by weight, nats. Only of work that is compared."""
+    margin: float = 0.0
+    """Over pairs: how much more reward, beta times the log-ratio to the base, the preferred row gets."""
+    won: float = 0.0
+    """Pairs with a positive margin."""
 
     def __add__(self, other: "Measured") -> "Measured":
-        return Measured(self.loss + other.loss, self.correct + other.correct, self.weight + other.weight)
+        ours, theirs = vars(self), vars(other)
+        return Measured(**{name: ours[name] + theirs[name] for name in ours})
 
     @property
     def mean_loss(self) -> float:
-        return self.loss / self.weight
+        return self.loss / self.count
 
     @property
     def accuracy(self) -> float:

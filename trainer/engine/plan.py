@@ -18,10 +18,12 @@ PASS_TOKENS = 64
 
 @dataclass(frozen=True)
 class Row:
-    """One example: token ids and one loss weight a token."""
+    """One example, or several packed: token ids and one loss weight a token."""
 
     input_ids: np.ndarray
     weights: np.ndarray
+    starts: tuple[int, ...] = (0,)
+    """Where each example begins. None sees a token of another."""
 
     @property
     def labelled(self) -> float:
