@@ -34,6 +34,9 @@ Tier = Literal["gpu", "cpu", "disk", "store"]
 CACHE_HEADER = "x-adapter-cache"
 """Answer header of a replica: the tier in which the request found its adapter. Absent for the base model."""
 
+TENANT_HEADER = "x-weft-tenant"
+"""Request header of the gateway: an opaque word, the same for all requests of one tenant. Turns are shared out by it."""
+
 REQUEST_ID_HEADER = "x-request-id"
 
 
