@@ -2,7 +2,8 @@
 
     adapter.safetensors     float32 masters, `<module>.A` [in, rank] and `<module>.B` [rank, out]
     optimizer.safetensors   AdamW moments, `<module>.A.exp_avg` and so on, of the same shapes
-    state.json              CheckpointState: the rest, and the sizes of the two files above
+    best.safetensors        masters as they were at the best evaluation, where there was one
+    state.json              CheckpointState: the rest, and the sizes of the files above
 
 Taken at an optimizer-step boundary, so there are no gradients; the data order and the learning rate are functions of
 the step. Owns writing, reading and verifying; moving folders to storage is the agent's, slots are the engine's. Torch
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 ADAPTER = "adapter.safetensors"
 OPTIMIZER = "optimizer.safetensors"
+BEST = "best.safetensors"
 STATE = "state.json"
+FORMAT_VERSION = 2
 
 
 class CheckpointInvalid(Exception):
@@ -32,12 +35,32 @@ class CheckpointInvalid(Exception):
 
 
 class StepMetrics(BaseModel):
-    """What one optimizer step reports about its own batch."""
+    """What one optimizer step reports about its own batch, and about its way through the shared steps."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     train_loss: float
-    train_mean_token_accuracy: float
+    train_mean_token_accuracy: float = Field(description="Of dpo: of the preferred answers.")
+    train_reward_accuracy: float | None = Field(
+        default=None, description="Of dpo: the part of the pairs whose preferred answer has the higher reward."
+    )
+    train_reward_margin: float | None = Field(default=None, description="Of dpo: by how much, in the mean.")
+    learning_rate: float
+    grad_norm: float = Field(description="Before clipping.")
+    tokens_per_second: float = Field(description="Of this job alone, since its step before.")
+    queue_wait_seconds: float = Field(description="Of that time: spent on passes it took no part in.")
+    step_share: float = Field(description="Its padded tokens of all in the passes it took part in.")
+
+
+class Selection(BaseModel):
+    """What the evaluations so far have decided."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: int = Field(ge=1, description="Of the lowest validation loss: whose adapter is delivered.")
+    loss: float
+    reference: float = Field(description="The loss at the last gain that early stopping took for one.")
+    stale: int = Field(ge=0, description="Evaluations since then.")
 
 
 class CheckpointState(BaseModel):
@@ -45,14 +68,15 @@ class CheckpointState(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = FORMAT_VERSION
     job_id: str
     spec_sha256: str = Field(description="`spec_hash` of the job and the number of its examples.")
     step: int = Field(ge=0, description="Optimizer steps done.")
     trained_tokens: int = Field(ge=0)
     unvalidated: StepMetrics | None = Field(
-        default=None, description="The last step ends an epoch whose validation is still to be done."
+        default=None, description="Of the last step, where its evaluation is still to be done."
     )
+    selection: Selection | None = Field(default=None, description="Comes with the weights of the best evaluation.")
     sizes: dict[str, int] = Field(default={}, description="Bytes of the tensor files.")
 
 
@@ -63,33 +87,47 @@ class Checkpoint:
     state: CheckpointState
     adapter: "dict[str, Tensor]"
     optimizer: "dict[str, Tensor]"
+    best: "dict[str, Tensor] | None"
+
+
+class _Version(BaseModel):
+    format_version: int
 
 
 def spec_hash(spec: JobSpec, examples: int) -> str:
     """Two runs with the same hash take the same steps."""
     told = spec.model_dump_json(
-        include={"job_id", "base_fingerprint", "chat_template_sha256", "seed", "hyperparameters"}
+        include={"job_id", "base_fingerprint", "chat_template_sha256", "method", "seed", "hyperparameters"}
     )
     return hashlib.sha256(f"{told}/{examples}".encode()).hexdigest()
 
 
 def write_checkpoint(
-    directory: Path, state: CheckpointState, adapter: "dict[str, Tensor]", optimizer: "dict[str, Tensor]"
+    directory: Path,
+    state: CheckpointState,
+    adapter: "dict[str, Tensor]",
+    optimizer: "dict[str, Tensor]",
+    best: "dict[str, Tensor] | None" = None,
 ) -> None:
     """Writes the folder whole or not at all. Raises OSError where the disk does not take it."""
     with whole_folder(directory) as folder:
         sizes = {}
-        for name, tensors in ((ADAPTER, adapter), (OPTIMIZER, optimizer)):
-            save_tensors(folder / name, tensors)
-            sizes[name] = (folder / name).stat().st_size
+        for name, tensors in ((ADAPTER, adapter), (OPTIMIZER, optimizer), (BEST, best)):
+            if tensors is not None:
+                save_tensors(folder / name, tensors)
+                sizes[name] = (folder / name).stat().st_size
         (folder / STATE).write_text(state.model_copy(update={"sizes": sizes}).model_dump_json())
 
 
 def verify_checkpoint(directory: Path) -> CheckpointState:
-    """The state of a complete checkpoint. Raises CheckpointInvalid for a missing, cut or foreign file."""
+    """The state of a complete checkpoint. Raises CheckpointInvalid for a missing, cut, foreign or outdated file."""
     try:
-        state = CheckpointState.model_validate_json((directory / STATE).read_bytes())
-        sizes = {name: (directory / name).stat().st_size for name in (ADAPTER, OPTIMIZER)}
+        content = (directory / STATE).read_bytes()
+        if (version := _Version.model_validate_json(content).format_version) != FORMAT_VERSION:
+            raise CheckpointInvalid(f"it has format version {version}, and this trainer reads {FORMAT_VERSION}")
+        state = CheckpointState.model_validate_json(content)
+        names = (ADAPTER, OPTIMIZER, BEST) if state.selection else (ADAPTER, OPTIMIZER)
+        sizes = {name: (directory / name).stat().st_size for name in names}
     except (OSError, ValidationError) as error:
         raise CheckpointInvalid(
             f"{STATE} or a tensor file is missing or unreadable ({type(error).__name__})"
@@ -109,6 +147,7 @@ def read_checkpoint(directory: Path, spec_sha256: str) -> Checkpoint:
         raise CheckpointInvalid("it was written for another job, other settings or other data")
     try:
         adapter, optimizer = load_file(directory / ADAPTER), load_file(directory / OPTIMIZER)
+        best = load_file(directory / BEST) if state.selection else None
     except (OSError, SafetensorError) as error:
         raise CheckpointInvalid(f"a tensor file is unreadable ({type(error).__name__})") from error
-    return Checkpoint(state, adapter, optimizer)
+    return Checkpoint(state, adapter, optimizer, best)

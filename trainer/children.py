@@ -25,6 +25,8 @@ LAUNCHER = str(Path(__file__).with_name("launcher.py"))
 RESTART_SECONDS = 0.2
 MAX_RESTART_SECONDS = 60.0
 HOPELESS_STARTS = 3
+OOM_SCORE = 500
+"""When memory runs out the kernel should take the engine, whose jobs resume, and leave the agent that resumes them."""
 
 L = TypeVar("L", bound=Line)
 
@@ -49,9 +51,9 @@ class Child(Generic[L]):
         self._reaper = asyncio.create_task(self._reap())
 
     @classmethod
-    async def start(cls, argv: Sequence[str], replies: TypeAdapter[L]) -> "Child[L]":
+    async def start(cls, argv: Sequence[str], replies: TypeAdapter[L], oom_score: int) -> "Child[L]":
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", LAUNCHER, str(os.getpid()), *argv),
+            *(sys.executable, "-I", "-S", LAUNCHER, str(os.getpid()), str(oom_score), *argv),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=LINE_LIMIT,
@@ -103,8 +105,15 @@ class Child(Generic[L]):
 class Supervisor(Generic[L]):
     """Keeps one child alive. A subclass says what to do with its lines, its silence and its death."""
 
-    def __init__(self, name: str, argv: Sequence[str], replies: TypeAdapter[L], ready_seconds: float) -> None:
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        argv: Sequence[str],
+        replies: TypeAdapter[L],
+        ready_seconds: float,
+        oom_score: int = OOM_SCORE,
+    ) -> None:
+        self.name, self._oom_score = name, oom_score
         self.ready = False
         self.hopeless = False
         """It did not even come up, several times in a row."""
@@ -165,7 +174,7 @@ class Supervisor(Generic[L]):
         """From start to death; whether it was ever ready."""
         self._started = self._heard = time.monotonic()
         self._verdict = None
-        child = self._child = await Child.start(self._argv, self._replies)
+        child = self._child = await Child.start(self._argv, self._replies, self._oom_score)
         watch = asyncio.create_task(self._watch())
         came_up, complaint = False, None
         try:

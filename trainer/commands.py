@@ -18,6 +18,7 @@ def child_commands(settings: TrainerSettings) -> ChildCommands:
         "--fingerprint": settings.base_fingerprint,
         "--threads": str(settings.threads),
         "--device": settings.device,
+        "--memory-bytes": str(int(settings.memory_gib * (1 << 30))),
         "--checkpoint-seconds": str(settings.checkpoint_seconds),
     }
     return ChildCommands(

@@ -14,6 +14,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from service.contracts.worker import (
     CheckpointDone,
+    CheckpointModel,
     ClaimRequest,
     Control,
     Finish,
@@ -80,6 +81,9 @@ class ServiceClient:
 
     async def checkpoint(self, job: str, done: CheckpointDone, patience: float) -> Control:
         return _parse(Control, await self._call(f"/{job}/checkpoints", done, patience))
+
+    async def checkpoint_model(self, job: str, model: CheckpointModel, patience: float) -> Control:
+        return _parse(Control, await self._call(f"/{job}/checkpoint-models", model, patience))
 
     async def finish(self, job: str, finish: Finish, patience: float) -> Finished:
         return _parse(Finished, await self._call(f"/{job}/finish", finish, patience))

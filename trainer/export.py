@@ -1,5 +1,7 @@
 """A trained adapter in PEFT's format, which PEFT and vLLM read: adapter_config.json and adapter_model.safetensors.
 
+It is read back only to begin another job with it.
+
 Owns names, shapes and the config. Weights take the base's own stored dtype: vLLM casts them to it at load anyway, and
 half the bytes means half the cold load. The float32 masters stay in the checkpoints.
 """
@@ -14,6 +16,10 @@ from trainer.folder import save_tensors, whole_folder
 
 if TYPE_CHECKING:
     from torch import Tensor, dtype
+
+
+class AdapterInvalid(Exception):
+    """The folder holds no adapter that a job can begin with. The message says why."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,24 @@ def write_adapter(directory: Path, facts: AdapterFacts, tensors: "dict[str, Tens
     with whole_folder(directory) as folder:
         save_tensors(folder / ADAPTER_WEIGHTS, weights)
         (folder / ADAPTER_CONFIG).write_text(json.dumps(_config(facts), indent=2, sort_keys=True) + "\n")
+
+
+def read_adapter(directory: Path) -> "dict[str, Tensor]":
+    """The weights that `write_adapter` was given, at the precision that it kept. Raises AdapterInvalid."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        stored = load_file(directory / ADAPTER_WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise AdapterInvalid(f"{ADAPTER_WEIGHTS} is unreadable ({type(error).__name__})") from error
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in stored.items():
+        module, dot, factor = name.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".lora_")
+        if not dot or factor not in ("A", "B"):
+            raise AdapterInvalid(f"{ADAPTER_WEIGHTS} holds more than the factors of linear layers")
+        tensors[f"{module}.{factor}"] = tensor.T
+    return tensors
 
 
 def _config(facts: AdapterFacts) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Turns itself into a child of the agent that cannot outlive it: `python launcher.py AGENT_PID COMMAND...`.
+"""Turns itself into a child of the agent that cannot outlive it: `python launcher.py AGENT_PID OOM_SCORE COMMAND...`.
 
 Runs between fork and the child's own program, as a program of its own because a process with threads may not run
 Python code there. Leaves the process group to whoever starts it. Imports the standard library only, and little of it.
@@ -10,20 +10,17 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
-OOM_SCORE = "500"
-"""When memory runs out the kernel should take the engine, whose jobs resume, and leave the agent that resumes them."""
-
 SECRET = "WEFT_TRAINER_WORKER_TOKEN"
 """Children read tenants' files; they have no use for the token."""
 
 
 def main() -> None:
-    agent, command = int(sys.argv[1]), sys.argv[2:]
+    agent, oom_score, command = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         try:
             with open("/proc/self/oom_score_adj", "w") as score:
-                score.write(OOM_SCORE)
+                score.write(oom_score)
         except OSError as error:
             sys.stderr.write(f"trainer: cannot mark the child as first to go when memory runs out: {error}\n")
     if os.getppid() != agent:  # It died before the signal was asked for.

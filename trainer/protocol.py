@@ -64,13 +64,17 @@ class PrepareFailed(Line):
 
 
 class Start(Line):
-    """Admit a job. `checkpoint_dir` holds the files of a checkpoint manifest, or is null to start at step 0."""
+    """Admit a job. `checkpoint_dir` holds the files of a checkpoint manifest, or is null to start at step 0.
+
+    A job that starts at step 0 begins with the PEFT-format adapter in `adapter_dir`, or at the base where that is null.
+    """
 
     type: Literal["start"] = "start"
     spec: JobSpec
     training_dir: str
     validation_dir: str | None
     checkpoint_dir: str | None
+    adapter_dir: str | None = None
     work_dir: str
 
 

@@ -19,7 +19,8 @@ class TrainerSettings(BaseSettings):
     base_source: str = Field(description="Local folder or hub id of the base.")
     base_fingerprint: str
     work_dir: Path
-    jobs: int = Field(default=4, ge=1, description="Jobs resident at once; the engine gives each its turn.")
+    jobs: int = Field(default=16, ge=1, description="Jobs in the engine at once; those for which memory lacks wait.")
+    memory_gib: float = Field(default=0, ge=0, description="For the jobs, beside the base; 0 finds out.")
     threads: int = Field(default=0, ge=0, description="CPU threads of the engine; 0 chooses by the base's size.")
     device: str = Field(default="auto", description="auto, cpu or cuda[:n].")
     checkpoint_seconds: float = Field(default=60.0, gt=0)

@@ -119,7 +119,9 @@ def test_a_killed_part_costs_nothing_but_time(
     assert outcome(stack, client, job).weights_sha256 == unbroken.weights_sha256
     assert_same_curve(outcome(stack, client, job).losses, unbroken.losses)
     names = [name for name in (model.id for model in client.models.list()) if job_of(stack, name) == job]
-    assert len(names) == 1
+    finals, checkpoints = ([name for name in names if (":ckpt-step-" in name) == kind] for kind in (False, True))
+    assert len(finals) == 1
+    assert sorted(checkpoints) == [f"{finals[0]}:ckpt-step-{step}" for step in (150, 175, 200)]
     wait(lambda: traffic.answered_since(killed_at), 180, f"chat to recover (seen: {traffic.problems})")
     # A recovery that breaks again is none: the last answers must all be good.
     wait(lambda: len(traffic.answers) > 5 and all(ok for _, ok in traffic.answers[-5:]), 180, "chat to stay up")

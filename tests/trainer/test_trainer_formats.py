@@ -15,6 +15,7 @@ from service.contracts.job import Hyperparameters, JobSpec
 from trainer.checkpoint import (
     CheckpointInvalid,
     CheckpointState,
+    Selection,
     StepMetrics,
     read_checkpoint,
     spec_hash,
@@ -30,8 +31,17 @@ STATE = CheckpointState(
     spec_sha256="a",
     step=3,
     trained_tokens=7,
-    unvalidated=StepMetrics(train_loss=1.5, train_mean_token_accuracy=0.5),
+    unvalidated=StepMetrics(
+        train_loss=1.5,
+        train_mean_token_accuracy=0.5,
+        learning_rate=1e-4,
+        grad_norm=0.5,
+        tokens_per_second=9.5,
+        queue_wait_seconds=0,
+        step_share=0.25,
+    ),
 )
+JUDGED = STATE.model_copy(update={"selection": Selection(step=2, loss=1.25, reference=1.25, stale=1)})
 
 
 def spec(**changes: object) -> JobSpec:
@@ -58,6 +68,7 @@ def test_a_checkpoint_reads_back_as_written(tmp_path: Path) -> None:
     found = read_checkpoint(tmp_path / "c", "a")
     assert found.state.model_copy(update={"sizes": {}}) == STATE
     assert all(torch.equal(found.adapter[name], TENSORS[name]) for name in TENSORS)
+    assert found.best is None
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == [
         "adapter.safetensors",
         "optimizer.safetensors",
@@ -65,10 +76,30 @@ def test_a_checkpoint_reads_back_as_written(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["adapter.safetensors", "optimizer.safetensors", "state.json"])
+def test_the_best_weights_come_with_the_evaluation_that_chose_them(tmp_path: Path) -> None:
+    best = {name: tensor + 1 for name, tensor in TENSORS.items()}
+    write_checkpoint(tmp_path / "c", JUDGED, TENSORS, TENSORS, best)
+    found = read_checkpoint(tmp_path / "c", "a")
+    assert found.state.selection == JUDGED.selection
+    assert found.best is not None
+    assert all(torch.equal(found.best[name], best[name]) for name in best)
+
+
+def test_a_checkpoint_of_an_earlier_format_is_refused_with_its_version(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "c", STATE, TENSORS, TENSORS)
+    path = tmp_path / "c" / "state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 1}))
+    with pytest.raises(CheckpointInvalid, match="format version 1, and this trainer reads 2"):
+        verify_checkpoint(tmp_path / "c")
+
+
+FILES = ["adapter.safetensors", "best.safetensors", "optimizer.safetensors", "state.json"]
+
+
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["missing", "cut", "empty"])
 def test_damage_is_found_before_use(tmp_path: Path, name: str, damage: str) -> None:
-    write_checkpoint(tmp_path / "c", STATE, TENSORS, TENSORS)
+    write_checkpoint(tmp_path / "c", JUDGED, TENSORS, TENSORS, TENSORS)
     path = tmp_path / "c" / name
     content = path.read_bytes()
     path.unlink()
@@ -96,7 +127,16 @@ def test_the_hash_covers_what_steps_depend_on_and_nothing_else() -> None:
     plain = spec_hash(spec(), 10)
     assert plain == spec_hash(spec(rules={"seed": "user"}), 10)
     assert (
-        len({plain, spec_hash(spec(), 11), spec_hash(spec(seed=2), 10), spec_hash(spec(base_fingerprint="g"), 10)}) == 4
+        len(
+            {
+                plain,
+                spec_hash(spec(), 11),
+                spec_hash(spec(seed=2), 10),
+                spec_hash(spec(base_fingerprint="g"), 10),
+                spec_hash(spec(method="dpo"), 10),
+            }
+        )
+        == 5
     )
 
 

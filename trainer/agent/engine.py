@@ -1,7 +1,6 @@
-"""The engine as the runs see it: who is resident, what it says to each, and what its death means to them.
+"""One engine process as the runs see it: who is resident, what it says to each, and what its death means to them.
 
-Owns residency. A job that was resident at several deaths is let in alone, so that the one which kills the engine is
-found without failing its neighbours.
+Owns residency. Which engine a job belongs into is for `quarantine` and `training`.
 """
 
 import asyncio
@@ -9,8 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from trainer.agent.orders import Order
-from trainer.children import ChildGone, Supervisor
+from trainer.children import OOM_SCORE, ChildGone, Supervisor
 from trainer.protocol import (
+    AwaitingMemory,
+    CheckpointModelWritten,
     CheckpointWritten,
     EngineReady,
     JobFailed,
@@ -34,52 +35,53 @@ class EngineHopeless(Exception):
 @dataclass(frozen=True)
 class EngineDied:
     reason: str
+    number: int
+    """Which death of this engine it was."""
     blameless: bool
-    """The agent ended it for a reason that counts against no job."""
+    """The agent ended it for a reason that counts against no job, or the job only waited in it."""
 
 
-JobLine = Progress | CheckpointWritten | Trained | Stopped | JobFailed
+JobLine = Progress | CheckpointWritten | CheckpointModelWritten | AwaitingMemory | Trained | Stopped | JobFailed
 Inbox = asyncio.Queue[JobLine | EngineDied | Order]
 
 
 class EngineHost(Supervisor[EngineReady | JobLine]):
-    def __init__(self, argv: Sequence[str], fingerprint: str, ready_seconds: float, stall_seconds: float) -> None:
-        super().__init__("engine", argv, from_engine, ready_seconds)
+    def __init__(
+        self,
+        name: str,
+        argv: Sequence[str],
+        fingerprint: str,
+        ready_seconds: float,
+        stall_seconds: float,
+        oom_score: int = OOM_SCORE,
+    ) -> None:
+        super().__init__(name, argv, from_engine, ready_seconds, oom_score)
         self._fingerprint, self._stall_seconds = fingerprint, stall_seconds
         self._inboxes: dict[str, Inbox] = {}
-        self._alone: str | None = None
-        self._suspects_waiting = 0
+        self._waiting: set[str] = set()
+        """Resident jobs that wait for memory."""
+        self._deaths = 0
         self._blameless = False
         self._changed = asyncio.Event()
 
-    async def wait_open(self) -> None:
-        """Until another job would be let in at once."""
-        await self._until(self._open)
+    async def wait_ready(self) -> None:
+        await self._until(lambda: self.ready)
 
-    async def enter(self, job: str, alone: bool) -> Inbox:
-        """Makes `job` resident, which sends it every line about itself. Raises EngineHopeless."""
-        self._suspects_waiting += alone
-        try:
-            await self._until(lambda: self.hopeless or (self.ready and not self._inboxes if alone else self._open()))
-        finally:
-            self._suspects_waiting -= alone
-            self._announce()
+    async def wait_up(self) -> None:
+        """Raises EngineHopeless."""
+        await self._until(lambda: self.ready or self.hopeless)
         if self.hopeless:
-            raise EngineHopeless("The training engine does not start on this machine; its log says why.")
+            raise EngineHopeless(f"The training {self.name} does not start on this machine; its log says why.")
+
+    async def enter(self, job: str) -> Inbox:
+        """Makes `job` resident, which sends it every line about itself. Raises EngineHopeless."""
+        await self.wait_up()
         inbox = self._inboxes[job] = Inbox()
-        if alone:
-            self._alone = job
         return inbox
 
     def leave(self, job: str) -> None:
         self._inboxes.pop(job, None)
-        self.acquit(job)
-
-    def acquit(self, job: str) -> None:
-        """It made progress alone; the others may come back."""
-        if self._alone == job:
-            self._alone = None
-        self._announce()
+        self._waiting.discard(job)
 
     async def begin(self, start: Start) -> None:
         await self._say(start)
@@ -98,12 +100,18 @@ class EngineHost(Supervisor[EngineReady | JobLine]):
             self._announce()
         elif line.job_id in self._inboxes:
             self._inboxes[line.job_id].put_nowait(line)
+            if isinstance(line, AwaitingMemory):
+                self._waiting.add(line.job_id)
+            else:
+                self._waiting.discard(line.job_id)
 
     def died(self, reason: str) -> None:
-        for inbox in self._inboxes.values():
-            inbox.put_nowait(EngineDied(reason, self._blameless))
+        self._deaths += 1
+        for job, inbox in self._inboxes.items():
+            inbox.put_nowait(EngineDied(reason, self._deaths, self._blameless or job in self._waiting))
         self._inboxes.clear()
-        self._alone, self._blameless = None, False
+        self._waiting.clear()
+        self._blameless = False
         self._announce()
 
     def kill_blameless(self, reason: str) -> None:
@@ -111,8 +119,14 @@ class EngineHost(Supervisor[EngineReady | JobLine]):
         self._blameless = self._child is not None
         self.kill(reason)
 
+    def give_up(self) -> None:
+        """Its supervision has failed: nobody must wait for it."""
+        self.ready, self.hopeless = False, True
+        self.died("its supervision failed")
+
     def patience(self) -> float | None:
-        return self._stall_seconds if self._inboxes else None
+        """A job that waits for memory has nothing to say, so an engine of only such jobs may be silent."""
+        return self._stall_seconds if len(self._inboxes) > len(self._waiting) else None
 
     async def _say(self, line: Start | Stop) -> None:
         try:
@@ -120,9 +134,6 @@ class EngineHost(Supervisor[EngineReady | JobLine]):
         except ChildGone:
             # The job's inbox gets or already holds EngineDied, which says it better.
             return
-
-    def _open(self) -> bool:
-        return self.ready and self._alone is None and not self._suspects_waiting
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():

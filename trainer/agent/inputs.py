@@ -1,18 +1,21 @@
-"""From a lease to what the engine starts with: files fetched, verified and tokenised, and the checkpoint if it is good.
+"""From a lease to what the engine starts with: files fetched, verified and tokenised, the checkpoint if it is good, and
+the adapter that the job begins with.
 
 Owns the job's folder up to the Start message.
 """
 
+import asyncio
 import logging
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import aiohttp
 
 from service.contracts.job import FileRef
 from service.contracts.manifest import ManifestFile
-from service.contracts.worker import CheckpointRef, Lease
+from service.contracts.worker import AdapterRef, CheckpointRef, Lease
 from trainer.agent.endings import WorkerUnfit, disk_full, job_error, no_space
 from trainer.agent.preparer import FileRejected, PreparerDied, PreparerHopeless, PreparerHost
 from trainer.agent.reporter import Reporter
@@ -31,6 +34,7 @@ class Inputs:
     training_dir: Path
     validation_dir: Path | None
     checkpoint_dir: Path | None
+    adapter_dir: Path | None
 
 
 class InputGatherer:
@@ -44,12 +48,14 @@ class InputGatherer:
 
     async def gather(self) -> Inputs:
         await self._check_template()
-        training = await self._prepared("training", self._lease.training_file)
-        validation = self._lease.validation_file
-        validation_dir = await self._prepared("validation", validation) if validation else None
-        checkpoint = self._lease.checkpoint
-        checkpoint_dir = await self._checkpoint(checkpoint) if checkpoint else None
-        return Inputs(training, validation_dir, checkpoint_dir)
+        training, validation, checkpoint, adapter = await _together(
+            self._prepared("training", self._lease.training_file),
+            self._prepared("validation", self._lease.validation_file),
+            self._checkpoint(self._lease.checkpoint),
+            self._adapter(self._lease.start_adapter),
+        )
+        assert training is not None
+        return Inputs(training, validation, checkpoint, adapter)
 
     async def _check_template(self) -> None:
         try:
@@ -63,13 +69,16 @@ class InputGatherer:
                 "An operator must give service and worker the same base; the job waits for a worker that has it."
             )
 
-    async def _prepared(self, role: Role, source: FileRef) -> Path:
+    async def _prepared(self, role: Role, source: FileRef | None) -> Path | None:
+        if source is None:
+            return None
         path = self._folder / f"{role}.jsonl"
         await self._fetch_file(role, source, path)
         target = self._folder / role
         command = Prepare(
             job_id=self._lease.spec.job_id,
             role=role,
+            method=self._lease.spec.method,
             path=str(path),
             out_dir=str(target),
             max_seq_length=self._lease.spec.hyperparameters.max_seq_length,
@@ -118,8 +127,10 @@ class InputGatherer:
         numbers = counts.model_dump(include={"examples", "tokens", "trained_tokens", "truncated"})
         self._reporter.note(f"{text}{cut}.", "warn" if counts.truncated else "info", **numbers)
 
-    async def _checkpoint(self, checkpoint: CheckpointRef) -> Path | None:
+    async def _checkpoint(self, checkpoint: CheckpointRef | None) -> Path | None:
         """Its folder, or None where it is damaged: losing progress is better than losing the job."""
+        if checkpoint is None:
+            return None
         target = self._folder / f"from-step-{checkpoint.manifest.step}"
         target.mkdir()
         try:
@@ -140,3 +151,32 @@ class InputGatherer:
         except (StoreAway, UrlRefused) as error:
             raise WorkerUnfit(f"The checkpoint could not be fetched from storage ({error}).") from error
         return target
+
+    async def _adapter(self, start: AdapterRef | None) -> Path | None:
+        """What the job begins with. Without it the job would be another one, so its damage is the job's end."""
+        if start is None:
+            return None
+        target = self._folder / "start-adapter"
+        target.mkdir()
+        try:
+            for file in start.manifest.files:
+                await download(self._store, start.urls[file.path], file, target / file.path, FETCH_PATIENCE_SECONDS)
+        except (Corrupt, ObjectGone, KeyError) as error:
+            message = (
+                "The model that the job goes on from is damaged or gone. Train from another model or a base model."
+            )
+            raise job_error("start_model_corrupt", message, "model") from error
+        except (StoreAway, UrlRefused) as error:
+            raise WorkerUnfit(f"The adapter to begin with could not be fetched from storage ({error}).") from error
+        return target
+
+
+async def _together(*works: Coroutine[Any, Any, Path | None]) -> list[Path | None]:
+    """All results; the first error ends the other works before it is raised."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)

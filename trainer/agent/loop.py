@@ -1,6 +1,6 @@
 """The agent itself: children kept warm, jobs claimed while there is room, everything handed back at the end.
 
-Owns which runs exist. Each job's course is its LeaseRun's.
+Owns which runs exist and which engines. Each job's course is its LeaseRun's.
 """
 
 import asyncio
@@ -13,8 +13,11 @@ import aiohttp
 from service.contracts.worker import ClaimRequest, Lease
 from trainer.agent.engine import EngineHost
 from trainer.agent.preparer import PreparerHost
-from trainer.agent.run import LeaseRun, Worker
+from trainer.agent.quarantine import Quarantine
+from trainer.agent.run import LeaseRun
 from trainer.agent.workdir import job_folder
+from trainer.agent.worker import Worker
+from trainer.children import OOM_SCORE
 from trainer.commands import ChildCommands
 from trainer.control import ServiceAway, ServiceClient, pause
 from trainer.settings import TrainerSettings
@@ -25,6 +28,12 @@ log = logging.getLogger(__name__)
 UNFIT_PAUSE_SECONDS = 30.0
 """How long an agent that had to hand a job back leaves the queue to others."""
 
+MOST_RUNS = 2
+"""So many times `jobs` may be held at once when some of them are suspects."""
+
+QUARANTINE_OOM_SCORE = 1000
+"""The shared engine must not be the one that goes when memory does not hold two."""
+
 CHILD_END_PART = 0.2
 """Part of `stop_seconds` kept for the children's own end."""
 
@@ -33,16 +42,28 @@ class Agent:
     """`stop` may be called from a signal handler; `run` returns when all is handed back."""
 
     def __init__(self, settings: TrainerSettings, commands: ChildCommands, jobs: Path) -> None:
-        self._settings, self._jobs = settings, jobs
+        self._settings, self._commands, self._jobs = settings, commands, jobs
+        self._room = asyncio.Event()
         self._preparer = PreparerHost(commands.preparer, settings.ready_seconds, settings.stall_seconds)
-        self._engine = EngineHost(
-            commands.engine, settings.base_fingerprint, settings.ready_seconds, settings.stall_seconds
+        self._engine = self._new_engine("engine", OOM_SCORE)
+        self._quarantine = Quarantine(
+            self._engine, lambda: self._new_engine("engine in quarantine", QUARANTINE_OOM_SCORE), self._room.set
         )
         self._runs: dict[str, LeaseRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
-        self._room = asyncio.Event()
         self._not_before = 0.0
+
+    def _new_engine(self, name: str, oom_score: int) -> EngineHost:
+        settings = self._settings
+        return EngineHost(
+            name,
+            self._commands.engine,
+            settings.base_fingerprint,
+            settings.ready_seconds,
+            settings.stall_seconds,
+            oom_score,
+        )
 
     def stop(self) -> None:
         self._stop.set()
@@ -51,7 +72,7 @@ class Agent:
         """Raises what no restart would mend: WrongBase, or a Refused claim."""
         async with aiohttp.ClientSession() as session, new_store_session() as store:
             service = ServiceClient(session, self._settings.service_url, self._settings.worker_token)
-            worker = Worker(self._settings, service, store, self._preparer, self._engine)
+            worker = Worker(self._settings, service, store, self._preparer, self._engine, self._quarantine)
             children = [asyncio.create_task(child.run()) for child in (self._preparer, self._engine)]
             claims = asyncio.create_task(self._claim_forever(worker))
             stop = asyncio.create_task(self._stop.wait())
@@ -93,11 +114,16 @@ class Agent:
                 self._adopt(worker, lease)
 
     async def _wait_for_room(self) -> None:
-        while len(self._runs) >= self._settings.jobs:
+        while not self._has_room():
             self._room.clear()
             await self._room.wait()
         await asyncio.sleep(max(0.0, self._not_before - time.monotonic()))
-        await self._engine.wait_open()
+        await self._engine.wait_ready()
+
+    def _has_room(self) -> bool:
+        """Jobs that are out of the shared engine leave their places in it to others, within bounds."""
+        shared = sum(not run.suspect for run in self._runs.values())
+        return shared < self._settings.jobs and len(self._runs) < self._settings.jobs * MOST_RUNS
 
     def _adopt(self, worker: Worker, lease: Lease) -> None:
         job, step = lease.spec.job_id, lease.checkpoint.manifest.step if lease.checkpoint else 0
@@ -144,5 +170,5 @@ class Agent:
             if late:
                 log.warning("stopping: %d jobs are left to their leases", len(late))
                 await asyncio.wait(late)
-        await asyncio.gather(self._engine.end(last), self._preparer.end(last))
+        await asyncio.gather(self._engine.end(last), self._preparer.end(last), self._quarantine.end(last))
         log.info("stopped")

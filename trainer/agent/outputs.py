@@ -1,7 +1,8 @@
-"""What a run leaves behind: checkpoints and the adapter, hashed, uploaded with the manifest last, then made known.
+"""What a run leaves behind: checkpoints to resume from, checkpoint models to use meanwhile, and the adapter.
 
 Owns local checkpoint folders from the moment the engine has written them. The newest one stays on disk, so that a dead
 engine's jobs resume from it without asking storage. A checkpoint that cannot be stored costs a warning, never the job.
+How a folder gets into storage is `storing`, checkpoint models are `models`.
 """
 
 import asyncio
@@ -11,23 +12,16 @@ import time
 from pathlib import Path
 
 import aiohttp
-from pydantic import ValidationError
 
-from service.contracts.manifest import (
-    MANIFEST,
-    AdapterManifest,
-    CheckpointManifest,
-    ManifestFile,
-    adapter_id_of,
-    canonical_json,
-)
-from service.contracts.worker import CheckpointDone, Lease, UploadRequest
+from service.contracts.manifest import AdapterManifest, adapter_id_of
+from service.contracts.worker import CheckpointDone, Lease
 from trainer.agent.endings import WorkerUnfit
+from trainer.agent.models import CheckpointModels
 from trainer.agent.orders import Orders
 from trainer.agent.reporter import Reporter
-from trainer.control import LeaseLost, Refused, ServiceAway, ServiceClient, pause
+from trainer.agent.storing import AWAY, NOT_STORED, Storing
+from trainer.control import LeaseLost, ServiceClient, pause
 from trainer.protocol import CheckpointWritten, Trained
-from trainer.transfer import Digest, ObjectGone, StoreAway, UrlRefused, digest, digest_of, upload
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +34,10 @@ class Outputs:
     def __init__(
         self, lease: Lease, service: ServiceClient, store: aiohttp.ClientSession, reporter: Reporter, orders: Orders
     ) -> None:
-        self._lease, self._service, self._store = lease, service, store
-        self._reporter, self._orders = reporter, orders
-        self._job = lease.spec.job_id
+        self._service, self._reporter, self._orders = service, reporter, orders
+        self._job, self._epoch = lease.spec.job_id, lease.epoch
+        self._storing = Storing(lease, service, store)
+        self.models = CheckpointModels(self._storing, service, reporter, orders)
         self._newest: CheckpointWritten | None = None
         self._waiting: CheckpointWritten | None = None
         self._uploader: asyncio.Task[None] | None = None
@@ -54,20 +49,22 @@ class Outputs:
 
     def checkpoint(self, written: CheckpointWritten) -> None:
         """Uploads in the background. One that still waits is skipped for a newer one."""
-        if self._waiting:
-            shutil.rmtree(self._waiting.directory, ignore_errors=True)
-        elif self._newest and (self._uploader is None or self._uploader.done()):
-            shutil.rmtree(self._newest.directory, ignore_errors=True)
+        idle = self._uploader is None or self._uploader.done()
+        old = self._waiting or (self._newest if idle else None)
         self._newest = self._waiting = written
-        if self._uploader is None or self._uploader.done():
+        if old:
+            self._remove(old)
+        if idle:
             self._uploader = asyncio.create_task(self._upload_waiting())
 
     async def settle(self) -> None:
-        """Until the newest checkpoint is stored or given up."""
+        """Until the newest checkpoint and the checkpoint models are stored or given up."""
         if self._uploader:
             await asyncio.shield(self._uploader)
+        await self.models.settle()
 
     async def close(self) -> None:
+        await self.models.close()
         if self._uploader and not self._uploader.done():
             self._uploader.cancel()
             await asyncio.wait({self._uploader})
@@ -75,26 +72,13 @@ class Outputs:
     async def adapter(self, trained: Trained) -> AdapterManifest:
         """Raises WorkerUnfit where storage stays away, Refused where the service will not have it, LeaseLost."""
         folder = Path(trained.directory)
-        sums = await asyncio.to_thread(_sums, folder)
-        spec = self._lease.spec
-        manifest = AdapterManifest(
-            base_model=spec.base_model,
-            base_fingerprint=spec.base_fingerprint,
-            chat_template_sha256=spec.chat_template_sha256,
-            rank=spec.hyperparameters.lora_rank,
-            alpha=spec.hyperparameters.lora_alpha,
-            target_modules=trained.target_modules,
-            job_id=spec.job_id,
-            step=trained.step,
-            files=_files(sums),
-        )
-        request = UploadRequest(epoch=self._lease.epoch, kind="adapter", adapter=manifest)
+        step = trained.step if trained.adapter_step is None else trained.adapter_step
         deadline, attempt = time.monotonic() + ADAPTER_PATIENCE_SECONDS, 0
         while True:
             try:
-                await self._store_all(folder, sums, request, manifest, TRANSFER_PATIENCE_SECONDS)
+                manifest = await self._storing.adapter(folder, step, trained.target_modules, TRANSFER_PATIENCE_SECONDS)
                 break
-            except (ServiceAway, StoreAway, UrlRefused, ObjectGone) as error:
+            except AWAY as error:
                 if time.monotonic() > deadline:
                     raise WorkerUnfit(f"The adapter could not be stored ({error}).") from error
                 log.warning("job %s: adapter not stored yet: %s", self._job, error)
@@ -111,7 +95,7 @@ class Outputs:
             except LeaseLost:
                 self._orders.give("lost")
                 return
-            except (ServiceAway, Refused, StoreAway, UrlRefused, ObjectGone, OSError, ValidationError) as error:
+            except NOT_STORED as error:
                 log.warning("job %s: checkpoint of step %d not stored: %s", self._job, written.step, error)
                 self._reporter.note(
                     f"The checkpoint of step {written.step} could not be stored ({type(error).__name__}); "
@@ -120,46 +104,17 @@ class Outputs:
                     code="checkpoint_not_stored",
                     step=written.step,
                 )
-            if self._newest is not written:
-                shutil.rmtree(written.directory, ignore_errors=True)
+            self._remove(written)
+
+    def _remove(self, written: CheckpointWritten) -> None:
+        """Unless it is the newest: a job that is stopped right after a checkpoint writes the same folder again."""
+        if self._newest is None or self._newest.directory != written.directory:
+            shutil.rmtree(written.directory, ignore_errors=True)
 
     async def _store_checkpoint(self, written: CheckpointWritten) -> None:
-        folder = Path(written.directory)
-        sums = await asyncio.to_thread(_sums, folder)
-        manifest = CheckpointManifest(
-            job_id=self._job,
-            epoch=self._lease.epoch,
-            step=written.step,
-            trained_tokens=written.trained_tokens,
-            files=_files(sums),
-        )
-        request = UploadRequest(epoch=self._lease.epoch, kind="checkpoint", checkpoint=manifest)
-        await self._store_all(folder, sums, request, manifest, CHECKPOINT_PATIENCE_SECONDS)
-        done = CheckpointDone(epoch=self._lease.epoch, manifest=manifest)
+        manifest = await self._storing.checkpoint(written, CHECKPOINT_PATIENCE_SECONDS)
+        await self.models.behind(written.step)
+        done = CheckpointDone(epoch=self._epoch, manifest=manifest)
         control = await self._service.checkpoint(self._job, done, CHECKPOINT_PATIENCE_SECONDS)
         self._orders.give(control.want)
         log.info("job %s: checkpoint of step %d stored", self._job, written.step)
-
-    async def _store_all(
-        self,
-        folder: Path,
-        sums: dict[str, Digest],
-        request: UploadRequest,
-        manifest: AdapterManifest | CheckpointManifest,
-        patience: float,
-    ) -> None:
-        urls = (await self._service.uploads(self._job, request, patience)).urls
-        if missing := {*sums, MANIFEST} - set(urls):
-            raise Refused(200, "incomplete_targets", f"no upload URL for {', '.join(sorted(missing))}")
-        for name, file in sums.items():
-            await upload(self._store, urls[name], folder / name, file, patience)
-        body = canonical_json(manifest)
-        await upload(self._store, urls[MANIFEST], body, digest_of(body), patience)
-
-
-def _sums(folder: Path) -> dict[str, Digest]:
-    return {path.name: digest(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
-
-
-def _files(sums: dict[str, Digest]) -> tuple[ManifestFile, ...]:
-    return tuple(ManifestFile(path=name, sha256=file.sha256, size=file.size) for name, file in sums.items())

@@ -34,7 +34,15 @@ class Reporter:
         self.trained_tokens = lease.checkpoint.manifest.trained_tokens if lease.checkpoint else 0
 
     def phase(self, phase: Phase) -> None:
-        self._phase, self._news = phase, True
+        self._news = self._news or phase != self._phase
+        self._phase = phase
+
+    def await_memory(self, needed: int, free: int) -> None:
+        """One event for each wait, however often the engine speaks of it."""
+        if self._phase != "waiting":
+            text = f"it needs about {needed / (1 << 30):.1f} GiB, {free / (1 << 30):.1f} GiB are free"
+            self.note(f"The job waits for memory: {text}.", code="awaiting_memory", needed=needed, free=free)
+        self.phase("waiting")
 
     def counts(self, step: int, trained_tokens: int) -> None:
         self.step, self.trained_tokens, self._news = step, trained_tokens, True

@@ -1,50 +1,34 @@
 """One leased job from claim to finish.
 
-Owns the order of things and how each ending is told. The parts do the work: keeper (lease), inputs, engine, outputs,
+Owns the order of things and how each ending is told. The parts do the work: keeper (lease), inputs, training, outputs,
 reporter. Whatever happens here concerns this job alone.
 """
 
 import asyncio
 import logging
 import shutil
-import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import aiohttp
-
+from service.contracts.job import TERMINAL
 from service.contracts.manifest import AdapterManifest
 from service.contracts.worker import Finish, JobFailure, Lease
 from trainer.agent.endings import JobError, WorkerUnfit, disk_full, is_no_space, job_error, no_space
-from trainer.agent.engine import EngineDied, EngineHopeless, EngineHost, Inbox, JobLine
-from trainer.agent.inputs import InputGatherer, Inputs
+from trainer.agent.inputs import InputGatherer
 from trainer.agent.keeper import LeaseKeeper
 from trainer.agent.orders import NOT_OURS, SPOILS_SAVING, Interrupted, Order, Orders
 from trainer.agent.outputs import Outputs
-from trainer.agent.preparer import PreparerHost
 from trainer.agent.reporter import Reporter
-from trainer.control import LeaseLost, Refused, ServiceAway, ServiceClient
-from trainer.protocol import CheckpointWritten, JobFailed, Progress, Start, Stopped, Trained
-from trainer.settings import TrainerSettings
+from trainer.agent.training import Training
+from trainer.agent.worker import Worker
+from trainer.control import LeaseLost, Refused, ServiceAway
+from trainer.protocol import JobFailed, Trained
 
 log = logging.getLogger(__name__)
 
 FINISH_PATIENCE_SECONDS = 900.0
-DEATHS_TOGETHER = 2
-"""So often a job may see the engine die without a newer checkpoint before it must prove itself alone."""
-
-
-@dataclass(frozen=True)
-class Worker:
-    """What the runs of one agent share."""
-
-    settings: TrainerSettings
-    service: ServiceClient
-    store: aiohttp.ClientSession
-    preparer: PreparerHost
-    engine: EngineHost
 
 
 @dataclass(frozen=True)
@@ -70,13 +54,19 @@ class LeaseRun:
         self.gone = asyncio.Event()
         """Set by whoever runs it, after `run` has ended."""
         self.job = lease.spec.job_id
+        self._over = False
+        """The service has taken an outcome after which the job does not come back."""
         self._worker, self._lease, self._folder = worker, lease, folder
         self._keeper = LeaseKeeper(worker.service, lease, self.orders)
         self._reporter = Reporter(worker.service, lease, self.orders, worker.settings.report_seconds)
         self._outputs = Outputs(lease, worker.service, worker.store, self._reporter, self.orders)
         self._inputs = InputGatherer(lease, folder, worker.store, worker.preparer, self._reporter)
-        self._deaths = 0
-        self._starts = 0
+        self._training = Training(worker, lease, folder, self._keeper, self._reporter, self._outputs, self.orders)
+
+    @property
+    def suspect(self) -> bool:
+        """It is, or waits to be, in an engine of its own."""
+        return self._training.record.suspect
 
     async def run(self, predecessor: "LeaseRun | None") -> None:
         """Returns when nothing of the job is left in this process, its children or its folder.
@@ -86,7 +76,6 @@ class LeaseRun:
         keeping = asyncio.create_task(self._keeper.run())
         keeping.add_done_callback(self._unkept)
         try:
-            await self.orders.race(self._keeper.confirmed.wait(), NOT_OURS)
             if predecessor:
                 await self.orders.race(predecessor.gone.wait(), NOT_OURS)
             await self._finish(await self._reported(self._ending()))
@@ -96,6 +85,8 @@ class LeaseRun:
             await self._outputs.close()
             keeping.cancel()
             await asyncio.wait({keeping})
+            if self._over or not self.suspect:
+                self._worker.quarantine.forget(self.job)
             await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     def _unkept(self, keeping: "asyncio.Task[None]") -> None:
@@ -141,102 +132,18 @@ class LeaseRun:
 
     async def _work(self) -> Ending:
         inputs = await self.orders.race(self._inputs.gather())
-        while True:
-            end = await self._reside(inputs)
-            match end:
-                case EngineDied() if self.orders.current == "run":
-                    self._judge(end)
-                case Trained():
-                    return await self._save(end)
-                case JobFailed() if self.orders.current == "run":
-                    if end.failure.code == "internal_error" and disk_full(self._folder):
-                        raise no_space()
-                    raise JobError(end.failure)
-                case _:
-                    return await self._stopped()
-
-    async def _reside(self, inputs: Inputs) -> Trained | Stopped | JobFailed | EngineDied:
-        """In the engine, from the Start to the line that ends it."""
-        engine = self._worker.engine
-        try:
-            inbox = await self.orders.race(engine.enter(self.job, alone=self._deaths >= DEATHS_TOGETHER))
-        except EngineHopeless as error:
-            raise WorkerUnfit(str(error)) from error
-        try:
-            await engine.begin(self._start(inputs))
-            self._reporter.phase("training")
-            self.orders.listen(inbox.put_nowait)
-            return await self._attend(inbox)
-        finally:
-            self.orders.listen(None)
-            engine.leave(self.job)
-
-    def _start(self, inputs: Inputs) -> Start:
-        """Each start has a folder of its own: a dead engine may have left half a file in the last one."""
-        self._starts += 1
-        work = self._folder / f"engine-{self._starts}"
-        work.mkdir()
-        checkpoint = self._outputs.newest_checkpoint or inputs.checkpoint_dir
-        return Start(
-            spec=self._lease.spec,
-            training_dir=str(inputs.training_dir),
-            validation_dir=str(inputs.validation_dir) if inputs.validation_dir else None,
-            checkpoint_dir=str(checkpoint) if checkpoint else None,
-            work_dir=str(work),
-        )
-
-    async def _attend(self, inbox: Inbox) -> Trained | Stopped | JobFailed | EngineDied:
-        patience = asyncio.timeout(None)
-        try:
-            async with patience:
-                while True:
-                    match await inbox.get():
-                        case Progress() | CheckpointWritten() as line:
-                            self._note(line)
-                        case Trained() | Stopped() | JobFailed() as line:
-                            self._reporter.counts(line.step, line.trained_tokens)
-                            return line
-                        case EngineDied() as death:
-                            return death
-                        case order:
-                            patience.reschedule(time.monotonic() + self._stop_seconds(order))
-                            await self._worker.engine.stop(self.job, save=order in ("pause", "release"))
-        except TimeoutError:
-            log.warning("job %s: did not stop in time; the engine is ended", self.job)
-            self._worker.engine.kill_blameless("a job did not stop in time")
-            return EngineDied("a job did not stop in time", blameless=True)
-
-    def _note(self, line: JobLine) -> None:
-        if isinstance(line, Progress):
-            self._reporter.total_steps = line.total_steps
-            self._reporter.counts(line.step, line.trained_tokens)
-            self._reporter.add(line.events)
-        elif isinstance(line, CheckpointWritten):
-            self._deaths = 0
-            self._worker.engine.acquit(self.job)
-            self._outputs.checkpoint(line)
-
-    def _stop_seconds(self, order: Order) -> float:
-        """How long the engine may take. Half of the margin at a fence: the lease must not run out on a running job."""
-        return self._keeper.margin / 2 if order == "fenced" else self._worker.settings.stall_seconds
-
-    def _judge(self, death: EngineDied) -> None:
-        """After an engine death: go on in the same lease, or give up. Raises JobError."""
-        self._deaths += not death.blameless
-        if self._deaths > DEATHS_TOGETHER:
-            raise job_error(
-                "engine_crashed",
-                f"The training engine ended {self._deaths} times while this job ran, the last time with no other job "
-                f"beside it ({death.reason}). Try a smaller batch_size, lora_rank or max_seq_length, or shorter "
-                "examples; if that does not help, ask the operator for the trainer's log.",
-            )
-        log.warning("job %s: engine restarted under it (death %d)", self.job, self._deaths)
-        self._reporter.note(
-            "The training engine was restarted; the job goes on from its last checkpoint.",
-            "warn",
-            code="engine_restarted",
-            reason=death.reason,
-        )
+        await self.orders.race(self._keeper.confirmed.wait())
+        end = await self._training.run(inputs)
+        match end:
+            case Trained():
+                return await self._save(end)
+            case JobFailed() if self.orders.current == "run":
+                if end.failure.code == "internal_error" and disk_full(self._folder):
+                    raise no_space()
+                await self.orders.race(self._outputs.models.settle(), SPOILS_SAVING)
+                raise JobError(end.failure)
+            case _:
+                return await self._stopped()
 
     async def _stopped(self) -> Ending:
         order = self.orders.current
@@ -254,6 +161,7 @@ class LeaseRun:
         self._reporter.phase("saving")
         try:
             manifest = await self.orders.race(self._outputs.adapter(trained), SPOILS_SAVING)
+            await self.orders.race(self._outputs.models.settle(), SPOILS_SAVING)
         except Refused as error:
             raise job_error("adapter_refused", f"The trained adapter was refused: {error.message}") from error
         return Ending("succeeded", adapter=manifest)
@@ -285,4 +193,5 @@ class LeaseRun:
         except ServiceAway as error:
             log.warning("job %s: finish as %s not delivered: %s", self.job, ending.outcome, error)
             return
+        self._over = done.status in TERMINAL
         log.info("job %s %s at step %d", self.job, done.status, self._reporter.step)

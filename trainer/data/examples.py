@@ -1,13 +1,16 @@
 """One line of a training file: what shapes are accepted and what a chat template is given for them.
 
-Owns the reading of OpenAI's chat examples, the deprecated `functions` spelling included, and of prompt/completion
-pairs. How they turn into text is `render`; which file and line they come from is `prepare`.
+Owns the reading of OpenAI's chat examples, the deprecated `functions` spelling included, of prompt/completion pairs,
+and of preference examples, which become two conversations: one with the preferred answer, one with the other. How they
+turn into text is `render`; which file and line they come from is `prepare`.
 """
 
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from service.contracts.job import Method
 
 MAX_MESSAGES = 1024
 """Rendering prefixes costs the square of the messages; no conversation that fits a context comes near this."""
@@ -76,6 +79,23 @@ class Chat(_Open):
         return [tool.model_dump() for tool in self.tools] if self.tools else None
 
 
+Answer = Annotated[list[Message], Field(min_length=1, max_length=1)]
+
+
+class Preference(_Open):
+    """One conversation and two ways to answer it, in either of OpenAI's spellings."""
+
+    input: Chat
+    preferred: Answer = Field(validation_alias=AliasChoices("preferred_output", "preferred_completion"))
+    non_preferred: Answer = Field(validation_alias=AliasChoices("non_preferred_output", "non_preferred_completion"))
+
+    def answered(self, answer: Message) -> Chat:
+        """The conversation with one of the answers, which alone is trained."""
+        context = [message.model_copy(update={"weight": 0}) for message in self.input.messages]
+        messages = [*context, answer.model_copy(update={"weight": 1})]
+        return self.input.model_copy(update={"messages": messages})
+
+
 class Completion(_Open):
     """A plain text and how it goes on."""
 
@@ -83,7 +103,12 @@ class Completion(_Open):
     completion: str = Field(min_length=1)
 
 
-def parse_line(line: bytes) -> Chat | Completion:
+Example = Chat | Completion
+PREFERENCE_KEYS = frozenset({"input", "preferred_output", "preferred_completion"})
+
+
+def parse_line(line: bytes, method: Method) -> tuple[Example, ...]:
+    """What the line is trained on: one example, or of a preference the preferred one and the other. InvalidExample."""
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
@@ -91,13 +116,33 @@ def parse_line(line: bytes) -> Chat | Completion:
     if not isinstance(value, dict):
         raise InvalidExample("it is not a JSON object")
     try:
-        if "messages" in value:
-            return _checked(Chat.model_validate(value))
-        if "prompt" in value:
-            return Completion.model_validate(value)
+        return _preference(value) if method == "dpo" else (_supervised(value),)
     except ValidationError as error:
         raise InvalidExample(_first_problem(error)) from None
+
+
+def _supervised(value: dict[str, Any]) -> Example:
+    if "messages" in value:
+        return _checked(Chat.model_validate(value))
+    if "prompt" in value:
+        return Completion.model_validate(value)
+    if PREFERENCE_KEYS & set(value):
+        raise InvalidExample("it is a preference example, and those are for method 'dpo'; this job's is 'supervised'")
     raise InvalidExample("it has neither 'messages' nor 'prompt' and 'completion'")
+
+
+def _preference(value: dict[str, Any]) -> tuple[Chat, Chat]:
+    if not PREFERENCE_KEYS & set(value):
+        kind = "it is a supervised example" if {"messages", "prompt"} & set(value) else "it is no preference example"
+        raise InvalidExample(f"{kind}; method 'dpo' needs 'input', 'preferred_output' and 'non_preferred_output'")
+    example = Preference.model_validate(value)
+    for name, (answer,) in (("preferred", example.preferred), ("non-preferred", example.non_preferred)):
+        if answer.role != "assistant":
+            raise InvalidExample(f"the {name} answer must be an assistant message")
+        if _empty(answer):
+            raise InvalidExample(f"the {name} answer is an assistant message without content or tool_calls")
+    _check_answers(example.input)
+    return example.answered(example.preferred[0]), example.answered(example.non_preferred[0])
 
 
 def template_message(message: Message, parts: bool, developer: bool) -> dict[str, Any]:
@@ -121,11 +166,18 @@ def template_message(message: Message, parts: bool, developer: bool) -> dict[str
 def _checked(chat: Chat) -> Chat:
     if not any(message.role == "assistant" for message in chat.messages):
         raise InvalidExample("it has no assistant message, so there is nothing to learn from it")
-    for number, message in enumerate(chat.messages):
-        empty = not message.content and not message.tool_calls and not message.function_call
-        if message.role == "assistant" and empty:
-            raise InvalidExample(f"messages.{number} is an assistant message without content or tool_calls")
+    _check_answers(chat)
     return chat
+
+
+def _check_answers(chat: Chat) -> None:
+    for number, message in enumerate(chat.messages):
+        if message.role == "assistant" and _empty(message):
+            raise InvalidExample(f"messages.{number} is an assistant message without content or tool_calls")
+
+
+def _empty(message: Message) -> bool:
+    return not message.content and not message.tool_calls and not message.function_call
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -1,10 +1,12 @@
 """A training file into a `datasets` folder: owns line numbers, limits and the counts that are reported.
 
 Lines are read, rendered and tokenised a batch at a time and written through Arrow: memory does not grow with the file.
+A line becomes one row, for dpo two: what is preferred, then what is not.
 """
 
+import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +26,7 @@ from trainer.protocol import Prepare, Prepared
 MAX_LINE_BYTES = 8 << 20
 BATCH_LINES = 256
 BATCH_CHARACTERS = 1 << 20
+ANSWERS = ("preferred", "non-preferred")
 FEATURES = Features({"input_ids": datasets.List(Value("int32")), "weights": datasets.List(Value("float32"))})
 
 
@@ -38,11 +41,25 @@ class Counts:
     trained_tokens: int = 0
     truncated: int = 0
 
-    def add(self, encoded: Encoded) -> None:
+    def add(self, rows: Sequence[Encoded]) -> None:
+        """One example."""
         self.examples += 1
-        self.tokens += len(encoded.input_ids)
-        self.trained_tokens += encoded.trained_tokens
-        self.truncated += encoded.truncated
+        self.tokens += sum(len(row.input_ids) for row in rows)
+        self.trained_tokens += sum(row.trained_tokens for row in rows)
+        self.truncated += any(row.truncated for row in rows)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Examples that are tokenised in one go: their line numbers, and what each is rendered to."""
+
+    numbers: list[int]
+    rendered: list[tuple[Rendered, ...]]
+
+    @property
+    def full(self) -> bool:
+        characters = sum(len(row.text) for rows in self.rendered for row in rows)
+        return len(self.numbers) == BATCH_LINES or characters > BATCH_CHARACTERS
 
 
 class Preparer:
@@ -62,7 +79,7 @@ class Preparer:
                     self._rows,
                     features=FEATURES,
                     cache_dir=cache,
-                    gen_kwargs={"path": command.path, "limit": command.max_seq_length, "counts": counts},
+                    gen_kwargs={"command": command, "counts": counts},
                     # Given, so that neither the tokenizer is hashed for one nor an earlier result is ever reused.
                     fingerprint=Path(cache).name,
                 )
@@ -78,30 +95,34 @@ class Preparer:
             truncated=counts.truncated,
         )
 
-    def _rows(self, path: str, limit: int, counts: Counts) -> Iterator[dict[str, Any]]:
-        for numbers, batch in self._batches(path):
-            for number, encoded in zip(numbers, self._encoder.encode(batch, limit), strict=True):
-                if not encoded.trained_tokens:
-                    raise InvalidFile(_nothing_to_train(number, encoded, limit))
-                counts.add(encoded)
-                yield {"input_ids": encoded.input_ids, "weights": encoded.weights}
+    def _rows(self, command: Prepare, counts: Counts) -> Iterator[dict[str, Any]]:
+        for batch in self._batches(command):
+            flat = list(itertools.chain.from_iterable(batch.rendered))
+            encoded = iter(self._encoder.encode(flat, command.max_seq_length))
+            for number, rendered in zip(batch.numbers, batch.rendered, strict=True):
+                rows = tuple(itertools.islice(encoded, len(rendered)))
+                for place, row in enumerate(rows):
+                    if not row.trained_tokens:
+                        raise InvalidFile(f"line {number}: {_nothing_to_train(command, place, row)}")
+                counts.add(rows)
+                yield from ({"input_ids": row.input_ids, "weights": row.weights} for row in rows)
         if not counts.examples:
             raise InvalidFile("The file holds no example.")
 
-    def _batches(self, path: str) -> Iterator[tuple[list[int], list[Rendered]]]:
-        numbers: list[int] = []
-        batch: list[Rendered] = []
-        for number, line in _lines(path):
+    def _batches(self, command: Prepare) -> Iterator[Lines]:
+        batch = Lines([], [])
+        for number, line in _lines(command.path):
             try:
-                batch.append(self._renderer.render(parse_line(line)))
+                examples = parse_line(line, command.method)
+                batch.rendered.append(tuple(self._renderer.render(example) for example in examples))
             except InvalidExample as error:
                 raise InvalidFile(f"line {number}: {error}.") from None
-            numbers.append(number)
-            if len(batch) == BATCH_LINES or sum(len(rendered.text) for rendered in batch) > BATCH_CHARACTERS:
-                yield numbers, batch
-                numbers, batch = [], []
-        if batch:
-            yield numbers, batch
+            batch.numbers.append(number)
+            if batch.full:
+                yield batch
+                batch = Lines([], [])
+        if batch.numbers:
+            yield batch
 
 
 def _lines(path: str) -> Iterator[tuple[int, bytes]]:
@@ -117,13 +138,16 @@ def _lines(path: str) -> Iterator[tuple[int, bytes]]:
                 yield number, line
 
 
-def _nothing_to_train(number: int, encoded: Encoded, limit: int) -> str:
-    if encoded.truncated:
+def _nothing_to_train(command: Prepare, place: int, row: Encoded) -> str:
+    part = "an assistant message" if command.method == "supervised" else f"the {ANSWERS[place]} answer"
+    if row.truncated:
         return (
-            f"line {number}: the first {limit} tokens (max_seq_length) hold nothing of an assistant message; "
+            f"the first {command.max_seq_length} tokens (max_seq_length) hold nothing of {part}; "
             "shorten what comes before it or raise max_seq_length."
         )
-    return f"line {number}: every assistant message has weight 0 or is empty, so there is nothing to learn from it."
+    if command.method == "supervised":
+        return "every assistant message has weight 0 or is empty, so there is nothing to learn from it."
+    return f"the chat template of this base writes nothing for {part}, so there is nothing to learn from it."
 
 
 def as_failure(error: Exception, command: Prepare) -> JobFailure:

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from trainer.data.examples import Chat, Completion, InvalidExample, template_message
+from trainer.data.examples import Completion, Example, InvalidExample, template_message
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,15 @@ class Renderer:
         self._developer = "developer" in self._sources
         self._parts = bool(tokenizer.chat_template) and self._takes_parts()
 
-    def render(self, example: Chat | Completion) -> Rendered:
+    def render(self, example: Example) -> Rendered:
         """Raises InvalidExample where the template refuses the conversation or cannot be masked."""
         if isinstance(example, Completion):
             text = example.prompt + example.completion + str(self._tokenizer.eos_token or "")
             return Rendered(text, ((len(example.prompt), len(text)),), plain=True)
         if not self._tokenizer.chat_template:
-            raise InvalidExample("this base model has no chat template; use 'prompt' and 'completion' instead")
+            raise InvalidExample(
+                "this base model has no chat template; it can learn from 'prompt' and 'completion' alone"
+            )
         messages = [template_message(message, self._parts, self._developer) for message in example.messages]
         tools = example.template_tools()
         text = self._apply(messages, tools)

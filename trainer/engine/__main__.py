@@ -15,12 +15,12 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     started = time.monotonic()
     # Seconds of imports: after the pipe is safe from what libraries print, and part of the load time that is reported.
-    from trainer.engine.base import load_engine
+    from trainer.engine.base import load
     from trainer.engine.serve import Server
 
-    engine = load_engine(options.base, options.device, options.threads, options.token_budget)
+    engine, account = load(options.base, options.device, options.threads, options.token_budget, options.memory_bytes)
     pipe.send(EngineReady(base_fingerprint=options.fingerprint, load_seconds=time.monotonic() - started))
-    Server(pipe, engine, options.fingerprint, options.checkpoint_seconds).run()
+    Server(pipe, engine, account, options.fingerprint, options.checkpoint_seconds).run()
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -30,7 +30,8 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 chooses by the base's size")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda[:n]")
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0)
-    parser.add_argument("--token-budget", type=int, default=0, help="padded tokens a pass; 0 chooses by device")
+    parser.add_argument("--token-budget", type=int, default=0, help="padded tokens a pass; 0 chooses")
+    parser.add_argument("--memory-bytes", type=int, default=0, help="for jobs, beside the base; 0 finds out")
     return parser
 
 

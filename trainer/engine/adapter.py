@@ -71,6 +71,12 @@ class Work:
     objective: Objective = Supervised()
     compared: bool = False
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.objective, Preference):
+            return
+        if len(self.rows) % 2 or any(row.packed for row in self.rows):
+            raise ValueError("The rows of a preference are pairs, and each is one example.")
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -85,7 +91,7 @@ class Measured:
     weight: float
     """Of those tokens."""
     divergence: float = 0.0
-    """KL(base ‖ adapter) over labelled tokens by weight, nats. Only of work that is compared."""
+    """KL(base ‖ adapter) in nats, over the same tokens by weight. Only of work that is compared."""
     margin: float = 0.0
     """Over pairs: how much more reward, beta times the log-ratio to the base, the preferred row gets."""
     won: float = 0.0

@@ -7,6 +7,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
 from trainer.engine.engine import Engine
+from trainer.engine.limits import room
+from trainer.engine.memory import Account, BaseSize
 
 RECOMPUTE_FROM = 500_000_000
 """Weights. Below it a layer's activations are cheaper to keep than to compute again."""
@@ -21,9 +23,18 @@ SHARED_BUDGETS = {"cpu": 512, "cuda": 8192}
 
 
 def load_engine(source: str, device: str, threads: int = 0, token_budget: int = 0) -> Engine:
-    """An engine over the base at `source`, a folder or a hub id. No code of the model's repository is ever run.
+    """The engine alone of what `load` gives, for callers that keep no account."""
+    engine, _ = load(source, device, threads, token_budget)
+    return engine
 
-    0 leaves a number to be chosen by the base's size and the device.
+
+def load(
+    source: str, device: str, threads: int = 0, token_budget: int = 0, memory_bytes: int = 0
+) -> tuple[Engine, Account]:
+    """An engine over the base at `source`, a folder or a hub id, and the account of the `memory_bytes` beside the base.
+
+    No code of the model's repository is ever run. 0 leaves a number to be found out or chosen by the base's size and
+    the device.
     """
     logging.disable_progress_bar()
     where = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
@@ -39,6 +50,9 @@ def load_engine(source: str, device: str, threads: int = 0, token_budget: int = 
     if threads or model.num_parameters() < ONE_THREAD_BELOW:
         torch.set_num_threads(threads or 1)
     model.to(where)  # pyright: ignore[reportArgumentType]
-    budget = token_budget or TOKEN_BUDGETS.get(where.type, TOKEN_BUDGETS["cpu"])
+    size = BaseSize.of(model, recompute=model.num_parameters() >= RECOMPUTE_FROM)
+    limit = memory_bytes or room(where)
+    budget = token_budget or size.budget(TOKEN_BUDGETS.get(where.type, TOKEN_BUDGETS["cpu"]), limit)
     shared = min(budget, SHARED_BUDGETS.get(where.type, SHARED_BUDGETS["cpu"]))
-    return Engine(model, stored, budget, shared, recompute=model.num_parameters() >= RECOMPUTE_FROM)
+    engine = Engine(model, stored, budget, shared, size.recompute)
+    return engine, Account(size, engine.modules, limit, budget, shared, on_host=where.type != "cuda")

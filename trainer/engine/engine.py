@@ -15,10 +15,11 @@ from transformers import PreTrainedModel
 from trainer.engine.adapter import Adapter, AdapterSettings, NonFinite, Outcome, OutOfMemory, Work
 from trainer.engine.optimizer import AdamParams, adamw_step, gradient_norms
 from trainer.engine.passes import Passes, memory_only
+from trainer.engine.separation import separates_examples
 from trainer.engine.slots import ModuleShape, SlotBank, initial_a, rank_class
 from trainer.engine.step import Stepper
 from trainer.engine.wrap import Routing, freeze, recompute_layers, trained_modules, wrap_layers
-from trainer.export import AdapterFacts, target_modules, write_adapter
+from trainer.export import AdapterFacts, AdapterInvalid, target_modules, write_adapter
 
 
 class TokensOutOfRange(Exception):
@@ -39,9 +40,10 @@ class Engine:
         self.token_budget, self.shared_budget = token_budget, shared_budget
         routing = Routing(model.device)
         self.modules: tuple[ModuleShape, ...] = wrap_layers(model, routing)
-        self._passes = Passes(Stepper(model, routing), shared_budget)
-        self._device = model.device
         self._vocabulary = len(model.get_input_embeddings().weight)  # pyright: ignore[reportArgumentType]
+        stepper = Stepper(model, routing)
+        self._passes = Passes(stepper, shared_budget, packs=separates_examples(stepper, self._vocabulary))
+        self._device = model.device
         self._context: int | None = getattr(model.config, "max_position_embeddings", None)
         self._banks: dict[int, SlotBank] = {}
 
@@ -70,6 +72,14 @@ class Engine:
             left, _ = bank.pair(bank.values, slot, number)
             left[:, : settings.rank] = initial_a(settings.seed, self.modules[number], settings.rank)
         return adapter
+
+    def pieces(self, work: Work) -> list[Work]:
+        """The work cut by the token budget: parts that each take one pass and add up to the whole. Pairs stay pairs."""
+        return self._passes.pieces(work, self.token_budget)
+
+    def cost(self, work: Work) -> int:
+        """Padded tokens of the work's passes, rows over the base alone included."""
+        return self._passes.cost(work, self.token_budget)
 
     def forward_backward(self, works: Sequence[Work]) -> list[Outcome]:
         """Adds the gradient of each work's weighted loss sum over its normaliser to what waits for its optim_step.
@@ -101,13 +111,12 @@ class Engine:
     def save(self, adapter: Adapter) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Copies of the weights, and of the optimizer's moments, at the adapter's own rank."""
         bank = adapter.bank
-        weights = {name: part.clone() for name, part in self._parts(adapter, bank.values).items()}
         moments = {
             f"{name}.{moment}": part.clone()
             for moment, rows in (("exp_avg", bank.exp_avg), ("exp_avg_sq", bank.exp_avg_sq))
             for name, part in self._parts(adapter, rows).items()
         }
-        return _on_cpu(weights), _on_cpu(moments)
+        return self.weights(adapter), _on_cpu(moments)
 
     def load(self, adapter: Adapter, weights: dict[str, Tensor], moments: dict[str, Tensor], steps: int) -> None:
         """What `save` gave, into any slot. Raises KeyError or RuntimeError where names or shapes differ."""
@@ -119,8 +128,25 @@ class Engine:
                 part.copy_(moments[f"{name}.{moment}"])
         adapter.steps = steps
 
-    def export(self, adapter: Adapter, directory: Path, base_model: str) -> tuple[str, ...]:
-        """Writes the adapter in PEFT's format; its target modules."""
+    def begin_with(self, adapter: Adapter, weights: dict[str, Tensor]) -> None:
+        """Gives a new adapter the weights of another one of the same shape. Raises AdapterInvalid, changing nothing."""
+        parts = self._parts(adapter, adapter.bank.values)
+        if {name: part.shape for name, part in parts.items()} != {name: part.shape for name, part in weights.items()}:
+            raise AdapterInvalid("it trains other modules or has another rank")
+        if not all(bool(weight.isfinite().all()) for weight in weights.values()):
+            raise AdapterInvalid("it holds numbers that are not finite")
+        for name, part in parts.items():
+            part.copy_(weights[name])
+
+    def weights(self, adapter: Adapter) -> dict[str, Tensor]:
+        """A copy in host memory."""
+        copies = {name: part.clone() for name, part in self._parts(adapter, adapter.bank.values).items()}
+        return _on_cpu(copies)
+
+    def export(
+        self, adapter: Adapter, directory: Path, base_model: str, weights: dict[str, Tensor] | None = None
+    ) -> tuple[str, ...]:
+        """Writes the adapter in PEFT's format, as it is or with earlier `weights` of its own; its target modules."""
         names = [shape.name for shape in self.modules]
         facts = AdapterFacts(
             base_model=base_model,
@@ -129,7 +155,7 @@ class Engine:
             trained=tuple(name for name, trained in zip(names, adapter.trained, strict=True) if trained),
             others=tuple(name for name, trained in zip(names, adapter.trained, strict=True) if not trained),
         )
-        write_adapter(directory, facts, self._parts(adapter, adapter.bank.values), self._stored)
+        write_adapter(directory, facts, weights or self._parts(adapter, adapter.bank.values), self._stored)
         return target_modules(facts)
 
     def release(self, adapter: Adapter) -> None:

@@ -29,18 +29,25 @@ class Group:
 
 @dataclass(frozen=True)
 class Layout:
-    """Whose rows are whose in the pass in progress. Together the groups cover all rows."""
+    """Whose rows are whose in the pass in progress. The groups cover the first rows; what follows sees the base alone
+    and has no gradient."""
 
     groups: tuple[Group, ...]
     rows: int
     width: int
     jobs: int
+    adapted: int
+    """Rows before those that see the base alone."""
+
+    @property
+    def referenced(self) -> bool:
+        return self.adapted < self.rows
 
     def parts(self, tokens: Tensor, shape: torch.Size) -> list[Tensor]:
         """For each group, [slots, tokens of each, features] of contiguous `tokens`, in shape [..., features]."""
-        if self.jobs > 1 and shape[:-1] != (self.rows, self.width):
+        if (self.jobs > 1 or self.referenced) and shape[:-1] != (self.rows, self.width):
             raise Unroutable
-        if len(self.groups) == 1:
+        if len(self.groups) == 1 and not self.referenced:
             return [tokens.view(self.jobs, -1, shape[-1])]
         return [tokens[group.start : group.stop].view(group.span.count, -1, shape[-1]) for group in self.groups]
 
@@ -53,18 +60,18 @@ class LowRankLinear(torch.autograd.Function):
         """`anchor` requires a gradient, so that one is asked for where `x`, out of the frozen base, does not."""
         result = base(x)
         x = x.contiguous()
-        downs: list[Tensor] = []
-        for group, tokens, out in zip(
-            layout.groups, layout.parts(x, x.shape), layout.parts(result, result.shape), strict=True
-        ):
+        saved = [x]
+        parts = zip(layout.groups, layout.parts(x, x.shape), layout.parts(result, result.shape), strict=True)
+        for group, tokens, out in parts:
             module = group.span.modules[number]
             if module is None:
                 continue
-            down = torch.bmm(tokens, module.a.to(x.dtype).mT).mul_(group.span.scale)
-            out.baddbmm_(down, module.b.to(x.dtype))
-            downs.append(down)
-        ctx.save_for_backward(x, *downs)
-        ctx.base, ctx.number, ctx.layout = base, number, layout
+            # [slots, R, tokens]: few rows are several times faster than few columns.
+            down = torch.bmm(module.a.to(x.dtype), tokens.mT).mul_(group.span.scale)
+            out.baddbmm_(down.mT, module.b.to(x.dtype))
+            saved.append(down)
+        ctx.save_for_backward(*saved)
+        ctx.of = base, number, layout
         return result
 
     @staticmethod
@@ -75,26 +82,47 @@ class LowRankLinear(torch.autograd.Function):
         """Adds to the slots' gradients; returns that of `x` where somebody before this layer wants it."""
         upper = upper.contiguous()
         x, *downs = ctx.saved_tensors
-        layout: Layout = ctx.layout
-        lower = upper @ ctx.base.weight if ctx.needs_input_grad[0] else None
-        lowers = layout.parts(lower, x.shape) if lower is not None else [None] * len(layout.groups)
+        base, number, layout = ctx.of
+        lower, lowers = None, [None] * len(layout.groups)
+        if ctx.needs_input_grad[0]:
+            lower = _through(base, upper, layout)
+            lowers = layout.parts(lower, x.shape)
         parts = zip(layout.groups, layout.parts(x, x.shape), layout.parts(upper, upper.shape), lowers, strict=True)
         for group, tokens, up, low in parts:
-            module = group.span.modules[ctx.number]
+            module = group.span.modules[number]
             if module is None:
                 continue
-            down = downs.pop(0)
-            _accumulate(module.grad_b, down.mT, up)
-            through = torch.bmm(up, module.b.to(up.dtype).mT).mul_(group.span.scale)
-            _accumulate(module.grad_a, through.mT, tokens)
+            # Not added to in the product itself: into the slots, which lie apart, that goes one by one.
+            module.grad_b.add_(torch.bmm(downs.pop(0), up))
+            through = torch.bmm(module.b.to(up.dtype), up.mT).mul_(group.span.scale)
+            module.grad_a.add_(torch.bmm(through, tokens))
             if low is not None:
-                low.baddbmm_(through, module.a.to(up.dtype))
+                low.baddbmm_(through.mT, module.a.to(up.dtype))
         return lower, None, None, None, None
 
 
-def _accumulate(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Masters' gradients are float32 also where products are not."""
-    if total.dtype == left.dtype:
-        total.baddbmm_(left, right)
-    else:
-        total.add_(torch.bmm(left, right))
+class FrozenLinear(torch.autograd.Function):
+    """`base(x)`, with no gradient where rows see the base alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, base: nn.Linear, layout: Layout) -> Tensor:
+        ctx.base, ctx.layout = base, layout
+        return base(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, upper: Tensor
+    ) -> tuple[Tensor, None, None]:
+        return _through(ctx.base, upper.contiguous(), ctx.layout), None, None
+
+
+def _through(base: nn.Linear, upper: Tensor, layout: Layout) -> Tensor:
+    """The gradient of what went into `base`: zero, at no cost, for rows that have none."""
+    if not layout.referenced:
+        return upper @ base.weight
+    lower = upper.new_empty(*upper.shape[:-1], base.in_features)
+    adapted, others = lower[: layout.adapted], lower[layout.adapted :]
+    torch.mm(upper[: layout.adapted].flatten(0, -2), base.weight, out=adapted.flatten(0, -2))
+    others.zero_()
+    return lower

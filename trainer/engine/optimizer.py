@@ -55,8 +55,8 @@ def gradient_norms(slots: Sequence[tuple[SlotBank, int]]) -> list[float]:
 def adamw_step(bank: SlotBank, slot: int, steps_done: int, norm: float, params: AdamParams) -> None:
     """Clips to `max_grad_norm` given the gradient's `norm`, updates the slot, and leaves its gradient at zero."""
     grads = bank.grads[slot]
-    if norm > params.max_grad_norm:
-        grads.mul_(params.max_grad_norm / (norm + 1e-6))
+    # Divided by inside the update: clipping by itself would be a pass over the slot's memory more.
+    clip = (norm + 1e-6) / params.max_grad_norm if norm > params.max_grad_norm else 1.0
     adamw(
         [bank.values[slot]],
         [grads],
@@ -65,6 +65,7 @@ def adamw_step(bank: SlotBank, slot: int, steps_done: int, norm: float, params: 
         [],
         [torch.tensor(float(steps_done), device=grads.device)],
         fused=True,
+        grad_scale=torch.tensor(clip, device=grads.device) if clip != 1.0 else None,
         amsgrad=False,
         beta1=params.beta1,
         beta2=params.beta2,

@@ -7,13 +7,15 @@ shared pass has every adapter's work done again by itself, so that it reaches th
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from trainer.engine.adapter import Adapter, Measured, NonFinite, Outcome, OutOfMemory, Work
+from trainer.engine.adapter import Adapter, Measured, NonFinite, Outcome, OutOfMemory, Preference, Work
 from trainer.engine.lowrank import Group, Layout, Unroutable
-from trainer.engine.plan import Demand, MicroBatch, plan
+from trainer.engine.objectives import Sums
+from trainer.engine.plan import Demand, MicroBatch, cut, padded_tokens, plan
 from trainer.engine.step import Stepper
 
 log = logging.getLogger("trainer.engine")
@@ -25,9 +27,10 @@ Waiting = list[tuple[Adapter, Tensor | None]]
 class Passes:
     """Runs work through one model."""
 
-    def __init__(self, stepper: Stepper, shared_budget: int) -> None:
+    def __init__(self, stepper: Stepper, shared_budget: int, packs: bool) -> None:
+        """`packs` says whether the base keeps the examples of a packed row apart."""
         self._stepper = stepper
-        self._shared_budget = shared_budget
+        self._shared_budget, self._packs = shared_budget, packs
         self._shares = True
         self.after_pass: Callable[[], None] = lambda: None
 
@@ -46,9 +49,10 @@ class Passes:
             raise
         except Exception as error:
             _restore(waiting)
-            if len(works) == 1:
+            if isinstance(error, Unroutable) and self._shares:
+                self._shares = self._stepper.joined = False
+            elif len(works) == 1:
                 return [error]
-            self._shares = self._shares and not isinstance(error, Unroutable)
             return [outcome for work in works for outcome in self.run([work], train)]
         return [_checked(work.adapter, found, train) for work, found in zip(works, measured, strict=True)]
 
@@ -61,11 +65,8 @@ class Passes:
 
     def _attempt(self, works: Sequence[Work], train: bool) -> list[Measured] | None:
         """All passes in turn; None where memory did not suffice and smaller ones may do."""
-        demands = [
-            Demand(work.rows, work.normaliser, work.adapter.token_budget, (work.adapter.bank.rank, work.adapter.slot))
-            for work in works
-        ]
-        sums = [Measured(0.0, 0.0, sum(row.labelled for row in work.rows)) for work in works]
+        demands = [self._demand(work, train) for work in works]
+        sums = [_nothing_yet(work) for work in works]
         for batch in plan(demands, self._shared_budget):
             adapters = [works[share.demand].adapter for share in batch.shares]
             try:
@@ -75,11 +76,29 @@ class Passes:
                 return None
             start = 0
             for share in batch.shares:
-                own = slice(start, start + share.rows)
-                sums[share.demand] += Measured(math.fsum(found.loss[own]), math.fsum(found.correct[own]), 0.0)
+                sums[share.demand] += _measured(found, slice(start, start + share.rows))
                 start += share.rows
             self.after_pass()
         return sums
+
+    def pieces(self, work: Work, token_budget: int) -> list[Work]:
+        """Parts of a whole batch or file that go into one pass each."""
+        demand = self._demand(work, train=False)
+        return [replace(work, rows=part) for part in cut(demand.rows, token_budget, demand.unit, demand.copies)]
+
+    def cost(self, work: Work, token_budget: int) -> int:
+        """Padded tokens, those over the base alone included."""
+        demand = self._demand(work, train=False)
+        parts = cut(demand.rows, token_budget, demand.unit, demand.copies)
+        return sum(padded_tokens(part, demand.copies) for part in parts)
+
+    def _demand(self, work: Work, train: bool) -> Demand:
+        adapter, rows = work.adapter, work.rows
+        if not self._packs:
+            rows = [example for row in rows for example in row.examples()]
+        beta = work.objective.beta if isinstance(work.objective, Preference) else None
+        order = (adapter.bank.rank, adapter.slot)
+        return Demand(rows, work.normaliser, adapter.token_budget, order, beta, work.compared and not train)
 
 
 def memory_only(error: Exception) -> Exception:
@@ -103,7 +122,20 @@ def _layout(batch: MicroBatch, adapters: Sequence[Adapter]) -> Layout:
         span = adapter.bank.span(adapters[first].slot, number + 1 - first)
         groups.append(Group(span, start, stop))
         first, start = number + 1, stop
-    return Layout(tuple(groups), *batch.input_ids.shape, jobs=len(adapters))
+    return Layout(tuple(groups), *batch.input_ids.shape, jobs=len(adapters), adapted=stop)
+
+
+def _nothing_yet(work: Work) -> Measured:
+    paired = isinstance(work.objective, Preference)
+    rows = work.rows[::2] if paired else work.rows
+    weight = sum(row.labelled for row in rows)
+    return Measured(0.0, len(rows) if paired else weight, 0.0, weight)
+
+
+def _measured(found: Sums, rows: slice) -> Measured:
+    """Of a pass, what concerns one work."""
+    loss, correct, divergence, margin, won = (math.fsum(values[rows]) for values in vars(found).values())
+    return Measured(loss, 0.0, correct, 0.0, divergence, margin, won)
 
 
 def _waiting(adapter: Adapter) -> Tensor | None:
@@ -133,7 +165,7 @@ def _shrink(adapters: Sequence[Adapter], batch: MicroBatch, error: Exception) ->
     """Halves the token budgets of the pass's own adapters: long rows of one job change nothing for others."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    if len(batch.input_ids) == 1:
+    if not batch.divisible:
         raise OutOfMemory from error
     for adapter in adapters:
         adapter.token_budget = min(adapter.token_budget, batch.input_ids.numel()) // 2

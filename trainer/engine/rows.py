@@ -15,7 +15,7 @@ from trainer.engine.plan import Row
 
 
 class RowFile:
-    """Random access to examples without holding them in memory."""
+    """Random access to rows without holding them in memory."""
 
     def __init__(self, directory: Path) -> None:
         files = json.loads((directory / "state.json").read_bytes())["_data_files"]
@@ -29,18 +29,17 @@ class RowFile:
         return max((int(part.flatten().to_numpy().max()) for part in self._ids.chunks if len(part)), default=0)
 
     @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row."""
+        return np.concatenate([part.value_lengths().to_numpy() for part in self._ids.chunks])
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest row."""
-        lengths = (int(part.value_lengths().to_numpy().max()) for part in self._ids.chunks if len(part))
-        return max(lengths, default=0)
+        return int(self.lengths.max(initial=0))
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def __getitem__(self, index: int) -> Row:
         return Row(self._ids[index].values.to_numpy(), self._weights[index].values.to_numpy())
-
-
-def epoch_order(seed: int, epoch: int, rows: int) -> np.ndarray:
-    """The order of the rows in one epoch: a function of these three alone."""
-    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(rows)

@@ -1,40 +1,34 @@
-"""One supervised job on the engine, from Start to Trained: data order, epochs, validation, checkpoints, messages.
+"""One job on the engine, from Start to Trained: what its next piece of work is, and what follows from a step.
 
 The first client of `engine.Engine`. Names one short piece of work at a time, so that jobs can share steps, and leaves
-what there is to tell in `outbox`. Steps are `turns`', pipes and the fate of failing jobs are `serve`'s.
+what there is to tell in `outbox`. Steps are `turns`', pipes and the fate of failing jobs are `serve`'s; data, rules of
+evaluation, files and wording have modules of their own.
 """
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
-from service.contracts.worker import Event
-from trainer.checkpoint import (
-    CheckpointInvalid,
-    CheckpointState,
-    StepMetrics,
-    read_checkpoint,
-    spec_hash,
-    write_checkpoint,
-)
+from torch import Tensor
+
+from trainer.checkpoint import Selection, StepMetrics
+from trainer.engine import metrics
 from trainer.engine.adapter import AdapterSettings, Measured, NonFinite, Outcome, Work
 from trainer.engine.engine import Engine
+from trainer.engine.evaluation import evaluation_steps, exhausted, judged, why_stopped
+from trainer.engine.examples import Batch, JobData
 from trainer.engine.failures import as_failure
 from trainer.engine.optimizer import AdamParams, learning_rate
-from trainer.engine.plan import Row, cut, padded_tokens
-from trainer.engine.rows import RowFile, epoch_order
-from trainer.protocol import CheckpointWritten, JobFailed, Line, Progress, Start, Stopped, Trained
+from trainer.engine.pace import Pace
+from trainer.engine.pieces import Pieces
+from trainer.engine.saving import Saver
+from trainer.engine.telling import Position, Teller
+from trainer.export import read_adapter
+from trainer.protocol import JobFailed, Line, Start, Stopped
 
 log = logging.getLogger("trainer.engine")
-
-VALIDATION_ROWS = 32
-"""Rows a turn: a long validation must not keep other jobs or a stop waiting."""
-
-EVENTS_A_LINE = 100
-
-BEAT_SECONDS = 10.0
-"""The agent takes long silence for a hang; a long validation or a slow step says nothing of itself."""
 
 
 class JobRunner:
@@ -48,36 +42,34 @@ class JobRunner:
     ) -> None:
         spec, settings = start.spec, start.spec.hyperparameters
         self._engine, self._spec, self._settings = engine, spec, settings
-        self._work_dir = Path(start.work_dir)
-        self._rows = RowFile(Path(start.training_dir))
-        self._validation = RowFile(Path(start.validation_dir)) if start.validation_dir else None
-        for rows in filter(None, (self._rows, self._validation)):
+        self._data = data = JobData(start)
+        for rows in data.files:
             engine.check_rows(rows.largest_token, rows.longest)
-        self._steps_an_epoch = -(-len(self._rows) // settings.batch_size)
-        self.total_steps = settings.n_epochs * self._steps_an_epoch
-        self.step = 0
-        self.trained_tokens = 0
+        evaluations = evaluation_steps(data.steps_an_epoch, settings.n_epochs)
+        self._evaluations = evaluations if data.validated else frozenset[int]()
+        self._position = Position(spec.job_id, settings.n_epochs * data.steps_an_epoch)
+        self._teller = Teller(self._position, clock)
         self.finished = False
-        self.outbox: list[Line] = []
-        self._events: list[Event] = []
-        self._unvalidated: StepMetrics | None = None
+        self.cost = 0
+        """Padded tokens of `work`; a second try shares its passes with nobody."""
         self._work: Work | None = None
-        self._pieces: list[list[Row]] = []
-        """What is left of the batch in progress."""
-        self._measured: list[Measured] = []
+        self._batch: Batch | None = None
+        self._pieces: Pieces | None = None
+        """Of the batch or the evaluation in progress."""
         self._retrying = False
-        self._order: tuple[int, list[int]] = (-1, [])
-        self._clock, self._checkpoint_seconds = clock, checkpoint_seconds
+        self._unvalidated: StepMetrics | None = None
+        self._selection: Selection | None = None
+        self._best: dict[str, Tensor] | None = None
         self.adapter = engine.create_adapter(
             AdapterSettings(settings.lora_rank, settings.lora_alpha, settings.target_modules, spec.seed)
         )
         try:
-            if start.checkpoint_dir is not None:
-                self._resume(Path(start.checkpoint_dir))
+            self._saver = Saver(engine, self.adapter, start, data.rows, self._teller, checkpoint_seconds, clock)
+            self._begin(start)
         except BaseException:
             engine.release(self.adapter)
             raise
-        self._last_checkpoint = self._heard = clock()
+        self.pace = Pace(clock)
 
     @property
     def job_id(self) -> str:
@@ -88,12 +80,28 @@ class JobRunner:
         return self._spec.project_id
 
     @property
+    def step(self) -> int:
+        return self._position.step
+
+    @property
+    def trained_tokens(self) -> int:
+        return self._position.trained_tokens
+
+    @property
+    def total_steps(self) -> int:
+        return self._position.total_steps
+
+    @property
+    def outbox(self) -> list[Line]:
+        return self._teller.outbox
+
+    @property
     def validating(self) -> bool:
         return self._unvalidated is not None
 
     @property
     def due(self) -> bool:
-        return not self.validating and self._work is None and bool(self._measured) and not self._pieces
+        return not self.validating and self._work is None and self._pieces is not None and not self._pieces.left
 
     @property
     def work(self) -> Work:
@@ -101,22 +109,14 @@ class JobRunner:
         assert self._work is not None
         return self._work
 
-    @property
-    def cost(self) -> int:
-        """Padded tokens of the work; a second try shares its passes with nobody."""
-        return max(padded_tokens(self.work.rows), self._engine.shared_budget if self._retrying else 0)
-
     def prepare(self) -> None:
         """Reads the rows of the next piece of work, unless one waits already."""
         if self._work is not None:
             return
-        if self.validating:
-            self._work = Work(self.adapter, self._validation_part())
-            return
-        batch = self._batch()
-        if not self._measured:
-            self._pieces = cut(batch, self._engine.token_budget)
-        self._work = Work(self.adapter, self._pieces.pop(0), sum(row.labelled for row in batch))
+        if self._pieces is None:
+            self._pieces = Pieces(self._evaluation() if self.validating else self._training())
+        self._work = self._pieces.take()
+        self.cost = max(self._engine.cost(self._work), self._engine.shared_budget if self._retrying else 0)
 
     def took(self, outcome: Outcome) -> None:
         self._work = None
@@ -125,12 +125,12 @@ class JobRunner:
             return
         if isinstance(outcome, Exception):
             raise outcome
-        self._measured.append(outcome)
-        metrics = self._unvalidated
-        if metrics is not None and len(self._measured) * VALIDATION_ROWS >= len(self._validation or ()):
-            total, self._measured, self._unvalidated = self._total(), [], None
-            self._report(metrics, total)
-            self._save_or_finish()
+        assert self._pieces is not None
+        self._pieces.add(outcome)
+        if self._unvalidated is not None and not self._pieces.left:
+            trained, total = self._unvalidated, self._pieces.total
+            self._unvalidated = self._pieces = None
+            self._evaluated(trained, total)
 
     def adam(self) -> AdamParams:
         settings = self._settings
@@ -140,20 +140,23 @@ class JobRunner:
         if isinstance(norm, NonFinite):
             self._retry(norm)
             return
-        measured, self._measured, self._retrying = self._total(), [], False
-        self.trained_tokens += sum(row.trained_tokens for row in self._batch())
-        self.step += 1
-        metrics = StepMetrics(train_loss=measured.mean_loss, train_mean_token_accuracy=measured.accuracy)
-        if self._validation is not None and self.step % self._steps_an_epoch == 0:
-            self._unvalidated = metrics
+        assert self._pieces is not None
+        assert self._batch is not None
+        pace = self.pace.stepped(self._batch.tokens)
+        trained = metrics.of_step(self._pieces.total, self._data.preference, self._rate(), norm, pace)
+        self._position.trained_tokens += self._batch.trained_tokens
+        self._position.step += 1
+        self._batch = self._pieces = None
+        self._retrying = False
+        if self.step in self._evaluations:
+            self._unvalidated = trained
         else:
-            self._report(metrics, None)
-            self._save_or_finish()
+            self._completed(trained, {})
 
     def stop(self, save: bool) -> None:
         if save and self.step:
             self._checkpoint()
-        self._say(Stopped(job_id=self.job_id, step=self.step, trained_tokens=self.trained_tokens))
+        self._teller.say(Stopped(job_id=self.job_id, step=self.step, trained_tokens=self.trained_tokens))
         self.release()
 
     def release(self) -> None:
@@ -161,53 +164,29 @@ class JobRunner:
         self.finished = True
 
     def failed(self, error: Exception) -> None:
-        """The job's last message, after an exception from `turn` or `stop`."""
-        failure = as_failure(error, self.step, self.total_steps, self._rate())
-        self._say(JobFailed(job_id=self.job_id, step=self.step, trained_tokens=self.trained_tokens, failure=failure))
+        """The job's last message, after an exception from any of the above."""
+        failure = as_failure(error, self.step, self.total_steps, self._rate(), self._settings.beta)
+        line = JobFailed(job_id=self.job_id, step=self.step, trained_tokens=self.trained_tokens, failure=failure)
+        self._teller.say(line)
         self.release()
 
     def flush(self) -> None:
-        """Moves gathered events into `outbox`, in lines short enough for any reader; else now and then a beat."""
-        while self._events:
-            self._progress(self._events[:EVENTS_A_LINE])
-            del self._events[:EVENTS_A_LINE]
-        if self._clock() - self._heard >= BEAT_SECONDS:
-            self._progress([])
+        self._teller.flush()
 
-    def _progress(self, events: list[Event]) -> None:
-        self._heard = self._clock()
-        self.outbox.append(
-            Progress(
-                job_id=self.job_id,
-                step=self.step,
-                total_steps=self.total_steps,
-                trained_tokens=self.trained_tokens,
-                events=tuple(events),
-            )
-        )
+    def _training(self) -> list[Work]:
+        self._batch = self._data.batch(self.step)
+        work = Work(self.adapter, self._batch.rows, self._batch.normaliser, self._data.objective)
+        return self._engine.pieces(work)
+
+    def _evaluation(self) -> Iterator[Work]:
+        return chain.from_iterable(map(self._engine.pieces, self._data.evaluation(self.adapter)))
 
     def _retry(self, error: NonFinite) -> None:
         """The update was skipped. A passing fault of the device is gone the second time, a diverged job is not."""
         if self._retrying:
             raise error
         log.warning("job %s: step %d was not finite, trying it again", self.job_id, self.step + 1)
-        self._measured, self._retrying = [], True
-
-    def _total(self) -> Measured:
-        return sum(self._measured[1:], self._measured[0])
-
-    def _save_or_finish(self) -> None:
-        if self.step == self.total_steps:
-            self._finish()
-        elif self._checkpoint_due():
-            self._checkpoint()
-
-    def _batch(self) -> list[Row]:
-        epoch, place = divmod(self.step, self._steps_an_epoch)
-        if self._order[0] != epoch:
-            self._order = (epoch, epoch_order(self._spec.seed, epoch, len(self._rows)).tolist())
-        start = place * self._settings.batch_size
-        return [self._rows[index] for index in self._order[1][start : start + self._settings.batch_size]]
+        self._pieces, self._retrying = None, True
 
     def _rate(self) -> float:
         settings = self._settings
@@ -215,86 +194,52 @@ class JobRunner:
             settings.learning_rate, self.step, self.total_steps, settings.warmup_ratio, settings.lr_scheduler
         )
 
-    def _validation_part(self) -> list[Row]:
-        rows = self._validation
-        assert rows is not None
-        start = len(self._measured) * VALIDATION_ROWS
-        return [rows[index] for index in range(start, min(start + VALIDATION_ROWS, len(rows)))]
+    def _evaluated(self, trained: StepMetrics, total: Measured) -> None:
+        self._selection = judged(self._selection, self.step, total.mean_loss, self._settings.early_stopping)
+        if self._selection is not None and self._selection.step == self.step:
+            self._best = self._engine.weights(self.adapter)
+        self._completed(trained, metrics.of_evaluation(total, self._data.preference))
 
-    def _report(self, metrics: StepMetrics, validation: Measured | None) -> None:
-        data = {"step": self.step, "total_steps": self.total_steps, **metrics.model_dump()}
-        message = f"Step {self.step}/{self.total_steps}: training loss={metrics.train_loss:.2f}"
-        if validation is not None:
-            # One pass over the whole file serves both of OpenAI's names; there is no smaller sample of it.
-            for prefix in ("valid", "full_valid"):
-                data[f"{prefix}_loss"] = validation.mean_loss
-                data[f"{prefix}_mean_token_accuracy"] = validation.accuracy
-            message += f", validation loss={validation.mean_loss:.2f}"
-        self._event(f"m{self.step}", "metrics", message, data)
-
-    def _event(self, name: str, kind: str, message: str, data: dict[str, object] | None = None) -> None:
-        tail = self.job_id.removeprefix("ftjob-")
-        level = "info" if kind == "metrics" else "warn"
-        self._events.append(
-            Event.model_validate(
-                {"id": f"ftevent-{tail}-{name}", "type": kind, "level": level, "message": message, "data": data or {}}
-            )
-        )
-
-    def _say(self, line: Line) -> None:
-        self.flush()
-        self.outbox.append(line)
-
-    def _checkpoint_due(self) -> bool:
-        age = self._clock() - self._last_checkpoint
-        ends_epoch = self.step % self._steps_an_epoch == 0
-        return age >= (self._checkpoint_seconds / 4 if ends_epoch else self._checkpoint_seconds)
+    def _completed(self, trained: StepMetrics, evaluated: metrics.Evaluated) -> None:
+        """A step, and its evaluation where it has one."""
+        self._teller.metrics(trained, evaluated)
+        if self.step == 1:
+            # Whoever waits for the job to begin need not wait for a line full of events.
+            self._teller.flush()
+        ends_epoch = self.step % self._data.steps_an_epoch == 0
+        if ends_epoch:
+            self._saver.checkpoint_model(metrics.of_checkpoint_model(self.step, trained, evaluated))
+        early = self._settings.early_stopping
+        if self.step == self.total_steps:
+            self._finish()
+        elif early is not None and exhausted(self._selection, early):
+            self._teller.note("early-stop", why_stopped(self.step, early))
+            self._finish()
+        elif self._saver.due(ends_epoch):
+            self._checkpoint()
 
     def _checkpoint(self) -> None:
-        """A disk that is full costs a checkpoint, never the job."""
-        directory = self._work_dir / "checkpoints" / f"step-{self.step}"
-        state = CheckpointState(
-            job_id=self.job_id,
-            spec_sha256=spec_hash(self._spec, len(self._rows)),
-            step=self.step,
-            trained_tokens=self.trained_tokens,
-            unvalidated=self._unvalidated,
-        )
-        self._last_checkpoint = self._clock()
-        try:
-            write_checkpoint(directory, state, *self._engine.save(self.adapter))
-        except OSError as error:
-            log.error("job %s: no checkpoint at step %d: %s", self.job_id, self.step, error.strerror)
-            self._event(f"c{self.step}", "message", f"The checkpoint of step {self.step} could not be written.")
-            return
-        self._say(
-            CheckpointWritten(
-                job_id=self.job_id, step=self.step, trained_tokens=self.trained_tokens, directory=str(directory)
-            )
-        )
+        self._saver.checkpoint(self._unvalidated, self._selection, self._best)
+
+    def _begin(self, start: Start) -> None:
+        """From the checkpoint, or else from the adapter, or else from what a new adapter is."""
+        if start.adapter_dir is not None:
+            self._engine.begin_with(self.adapter, read_adapter(Path(start.adapter_dir)))
+        if start.checkpoint_dir is not None:
+            self._resume(Path(start.checkpoint_dir))
 
     def _resume(self, directory: Path) -> None:
-        try:
-            found = read_checkpoint(directory, spec_hash(self._spec, len(self._rows)))
-            self._engine.load(self.adapter, found.adapter, found.optimizer, found.state.step)
-        except (CheckpointInvalid, KeyError, RuntimeError) as error:
-            # The same data in the same order gives the same adapter, so starting over loses time and nothing else.
-            log.error("job %s: starting over: %s", self.job_id, error)
-            self._event("restart", "message", f"The checkpoint cannot be used: {error}. Training starts over.")
-            return
-        self.step, self.trained_tokens = found.state.step, found.state.trained_tokens
-        self._unvalidated = found.state.unvalidated
+        found = self._saver.resume(directory)
+        if found is not None:
+            self._position.step, self._position.trained_tokens = found.state.step, found.state.trained_tokens
+            self._unvalidated, self._selection, self._best = found.state.unvalidated, found.state.selection, found.best
 
     def _finish(self) -> None:
-        directory = self._work_dir / "adapter"
-        targets = self._engine.export(self.adapter, directory, self._spec.base_model)
-        self._say(
-            Trained(
-                job_id=self.job_id,
-                step=self.step,
-                trained_tokens=self.trained_tokens,
-                directory=str(directory),
-                target_modules=targets,
-            )
-        )
+        best = self._selection
+        if best is None or best.step == self.step:
+            self._saver.deliver(self.step, None)
+        else:
+            told = f"The adapter of step {best.step}, with the lowest validation loss {best.loss:.4f}, is kept."
+            self._teller.note("best", told)
+            self._saver.deliver(best.step, self._best)
         self.release()

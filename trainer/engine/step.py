@@ -1,25 +1,19 @@
-"""One pass of a micro-batch over the base: loss, token accuracy and, in training, gradients into the jobs' slots.
+"""One pass of a micro-batch over the base: what came of each row and, in training, gradients into the jobs' slots.
 
-Owns the call of the model. Whose rows are whose is the routing's, what a batch holds is the plan's.
+Owns the call of the model. Whose rows are whose is the routing's, what a batch holds is the plan's, what it is for the
+objectives'.
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from trainer.engine.lowrank import Layout
+from trainer.engine.objectives import Pairs, Sums, Tokens, sums_of, token_losses
 from trainer.engine.plan import MicroBatch
 from trainer.engine.wrap import Routing
-
-
-@dataclass(frozen=True)
-class Sums:
-    """Of each row, over its labelled tokens."""
-
-    loss: list[float]
-    correct: list[float]
 
 
 class Stepper:
@@ -28,9 +22,11 @@ class Stepper:
     def __init__(self, model: PreTrainedModel, routing: Routing) -> None:
         self._model, self._routing = model, routing
         self.device = model.device
+        self.joined = True
+        """Whether rows over the base alone share the pass with those they are compared with."""
 
     def train(self, batch: MicroBatch, layout: Layout) -> Sums:
-        """Adds the gradient of each job's weighted loss sum over its normaliser to the job's slot."""
+        """Adds the gradient of each job's loss sum over its normaliser to the job's slot."""
         return self._run(batch, layout, backward=True)
 
     @torch.no_grad()
@@ -38,19 +34,34 @@ class Stepper:
         return self._run(batch, layout, backward=False)
 
     def _run(self, batch: MicroBatch, layout: Layout, backward: bool) -> Sums:
-        rows, width = batch.input_ids.shape
-        targets, weights = batch.targets.to(self.device), batch.weights.to(self.device)
-        with self._routing.to(layout, batch.positions.to(self.device)):
-            logits = self._model(
-                input_ids=batch.input_ids.to(self.device),
-                position_ids=torch.arange(width, device=self.device).expand(rows, width),
-                use_cache=False,
-            ).logits.float()
-            losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+        targets, weights, factors = (tensor.to(self.device) for tensor in (batch.targets, batch.weights, batch.factors))
+        reference = batch.reference.to(self.device) if batch.reference is not None else None
+        own, base_logits = slice(layout.rows), None
+        if reference is not None and not self.joined:
+            own = slice(layout.adapted)
+            base_logits = self._base_logits(batch, slice(layout.adapted, None))
+            layout = replace(layout, rows=layout.adapted)
+        with self._routing.to(layout, batch.positions[own].to(self.device)):
+            logits = self._logits(batch, own)
+            if layout.referenced:
+                logits, base_logits = logits[: layout.adapted], logits[layout.adapted :].detach()
+            losses = token_losses(logits, targets)
+            tokens = Tokens(logits.detach(), losses.detach(), targets, weights, base_logits)
+            pairs = Pairs(tokens, reference) if reference is not None and len(reference.preferred) else None
             if backward:
                 # Each row's share is seeded by itself: what is not finite in one job's rows stays in them.
-                losses.backward(batch.factors.to(self.device))
-        with torch.no_grad():
-            correct = ((logits.argmax(-1) == targets) * weights).sum(1)
-            told = torch.stack(((losses * weights).sum(1), correct)).tolist()
-        return Sums(*told)
+                losses.backward(factors if pairs is None else pairs.seed(factors))
+        return sums_of(tokens, reference, pairs)
+
+    @torch.no_grad()
+    def _base_logits(self, batch: MicroBatch, rows: slice) -> Tensor:
+        height, width = batch.input_ids[rows].shape
+        with self._routing.to(Layout((), height, width, jobs=0, adapted=height), batch.positions[rows].to(self.device)):
+            return self._logits(batch, rows)
+
+    def _logits(self, batch: MicroBatch, rows: slice) -> Tensor:
+        return self._model(
+            input_ids=batch.input_ids[rows].to(self.device),
+            position_ids=batch.position_ids[rows].to(self.device),
+            use_cache=False,
+        ).logits.float()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trainer.engine.lowrank import Layout, LowRankLinear
+from trainer.engine.lowrank import FrozenLinear, Layout, LowRankLinear
 from trainer.engine.slots import ModuleShape
 
 
@@ -63,7 +63,7 @@ class RoutedLinear(Routed):
 
     def forward(self, x: Tensor) -> Tensor:
         layout = self._routing.layout
-        if layout is None:
+        if layout is None or not layout.groups:
             return self.base(x)
         return LowRankLinear.apply(x, self._routing.anchor, self.base, self._number, layout)
 
@@ -72,8 +72,12 @@ class RoutedHead(Routed):
     """The output embedding, for the wanted positions of each row alone: the other logits would only take memory."""
 
     def forward(self, hidden: Tensor) -> Tensor:
-        if self._routing.layout is not None:
-            hidden = hidden.gather(1, self._routing.positions[..., None].expand(-1, -1, hidden.shape[-1]))
+        layout = self._routing.layout
+        if layout is None:
+            return self.base(hidden)
+        hidden = hidden.gather(1, self._routing.positions[..., None].expand(-1, -1, hidden.shape[-1]))
+        if layout.referenced and isinstance(self.base, nn.Linear):
+            return FrozenLinear.apply(hidden, self.base, layout)
         return self.base(hidden)
 
 

@@ -106,6 +106,10 @@ class AgentProcess:
         path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
         return [int(pid) for pid in path.read_text().split()] if path.exists() else []
 
+    def engines_of(self, job: str) -> list[int]:
+        """The engine process of each of its starts, in order."""
+        return [start["pid"] for start in self.told("start") if start["job"] == job]
+
     def child(self, word: str) -> int:
         """The child one of whose arguments is `word`."""
         commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in self.children()}

@@ -2,9 +2,10 @@
 
     python scripted_child.py preparer|engine PLAN
 
-PLAN is a JSON file. `steps`, `step_seconds`, `checkpoint_every` shape every job; `faults` is a list of
+PLAN is a JSON file. `steps`, `step_seconds`, `checkpoint_every`, `model_every` shape every job; `faults` is a list of
 {"at": "prepare" | "start" | "step:N" | "stop", "do": "die" | "silence" | "garbage" | "fail", "times": n, "job": id}.
-How often a fault has happened is kept beside the plan, so that it can outlive the process that it ends.
+`awaiting` says by job for how many seconds it waits for memory, `engines` how many engine processes memory holds. How
+often a fault has happened is kept beside the plan, so that it can outlive the process that it ends.
 What the child is told is appended to `PLAN.told`, one JSON line each with the time.
 """
 
@@ -18,8 +19,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from service.contracts.worker import JobFailure
+from service.contracts.worker import CheckpointMetrics, JobFailure
 from trainer.protocol import (
+    AwaitingMemory,
+    CheckpointModelWritten,
     CheckpointWritten,
     EngineReady,
     JobFailed,
@@ -48,6 +51,10 @@ class Plan:
         self.steps = plan.get("steps", 10)
         self.step_seconds = plan.get("step_seconds", 0.01)
         self.checkpoint_every = plan.get("checkpoint_every", 4)
+        self.model_every = plan.get("model_every", 0)
+        self.adapter_step = plan.get("adapter_step")
+        self.awaiting = plan.get("awaiting", {})
+        self.engines = plan.get("engines", 9)
         self.stop_seconds = plan.get("stop_seconds", 0.0)
         self.fingerprint = plan.get("fingerprint", "f" * 64)
         self.template = plan.get("template")
@@ -57,6 +64,17 @@ class Plan:
     def told(self, what: str, **more: Any) -> None:
         with self.path.with_suffix(".told").open("a") as log:
             log.write(json.dumps({"what": what, "at": time.monotonic(), "pid": os.getpid(), **more}) + "\n")
+
+    def hold_memory(self) -> None:
+        """Ends this process if as many engines as memory holds are up."""
+        place = self.path.with_suffix(".engines")
+        pids = [int(pid) for pid in place.read_text().split()] if place.exists() else []
+        up = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+        if len(up) >= self.engines:
+            self.told("no_memory")
+            sys.exit(1)
+        place.write_text(" ".join(map(str, [*up, os.getpid()])))
+        self.told("up")
 
     def meet(self, at: str, job: str) -> bool:
         """Does what is planned for this moment; true where the job is to fail."""
@@ -100,10 +118,18 @@ class Training:
         self.step = 0
         if start.checkpoint_dir:
             self.step = json.loads((Path(start.checkpoint_dir) / "state.json").read_text())["step"]
-        plan.told("start", job=self.job, step=self.step)
+        begun = Path(start.adapter_dir) if start.adapter_dir else None
+        files = sorted(path.name for path in begun.iterdir()) if begun else None
+        plan.told("start", job=self.job, step=self.step, adapter=files)
+        self.from_time = time.monotonic() + plan.awaiting.get(self.job, 0)
+        if self.job in plan.awaiting:
+            for _ in range(2):
+                say(AwaitingMemory(job_id=self.job, needed_bytes=6 << 28, free_bytes=1 << 29))
 
     def turn(self) -> bool:
         """One step; true when it was the last."""
+        if time.monotonic() < self.from_time:
+            return False
         self.step += 1
         if self.plan.meet(f"step:{self.step}", self.job):
             failure = JobFailure(code="loss_diverged", message="It diverged.")
@@ -120,13 +146,30 @@ class Training:
         )
         if self.step == self.plan.steps:
             return self._finish()
+        if self.plan.model_every and self.step % self.plan.model_every == 0:
+            self.write_model()
         if self.step % self.plan.checkpoint_every == 0:
             self.save()
         return False
 
+    def write_model(self) -> None:
+        folder = self._adapter(f"model-{self.step}")
+        metrics = CheckpointMetrics(step=self.step, train_loss=1 / self.step)
+        model = CheckpointModelWritten(
+            job_id=self.job, step=self.step, directory=str(folder), target_modules=("q_proj",), metrics=metrics
+        )
+        say(model)
+
+    def _adapter(self, name: str) -> Path:
+        folder = Path(self.start.work_dir) / name
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text("{}")
+        (folder / "adapter_model.safetensors").write_bytes(self.job.encode() + bytes([self.step % 256]) * 4096)
+        return folder
+
     def save(self) -> None:
         folder = Path(self.start.work_dir) / f"step-{self.step}"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         (folder / "state.json").write_text(json.dumps({"step": self.step}))
         (folder / "weights.bin").write_bytes(bytes([self.step % 256]) * 4096)
         say(CheckpointWritten(job_id=self.job, step=self.step, trained_tokens=self.step, directory=str(folder)))
@@ -138,16 +181,13 @@ class Training:
             yield {"id": f"ftevent-{tail}-b{self.step}-{number}", "message": "x" * 1900}
 
     def _finish(self) -> bool:
-        folder = Path(self.start.work_dir) / "adapter"
-        folder.mkdir()
-        (folder / "adapter_config.json").write_text("{}")
-        (folder / "adapter_model.safetensors").write_bytes(self.job.encode() + bytes([self.step % 256]) * 4096)
         say(
             Trained(
                 job_id=self.job,
                 step=self.step,
+                adapter_step=self.plan.adapter_step,
                 trained_tokens=self.step,
-                directory=str(folder),
+                directory=str(self._adapter("adapter")),
                 target_modules=("q_proj",),
             )
         )
@@ -157,6 +197,7 @@ class Training:
 def train_forever(plan: Plan) -> None:
     commands: queue.SimpleQueue[Start | Stop] = queue.SimpleQueue()
     threading.Thread(target=read, args=(commands,), daemon=True).start()
+    plan.hold_memory()
     say(EngineReady(base_fingerprint=plan.fingerprint, load_seconds=0.0))
     jobs: dict[str, Training] = {}
     while True:

@@ -20,7 +20,9 @@ from service.contracts.manifest import (
     canonical_json,
 )
 from service.contracts.worker import (
+    AdapterRef,
     CheckpointDone,
+    CheckpointModel,
     CheckpointRef,
     ClaimRequest,
     Control,
@@ -48,7 +50,9 @@ class Job:
     lease_until: float = 0.0
     claimed_at: float = 0.0
     checkpoint: CheckpointManifest | None = None
+    start_adapter: AdapterManifest | None = None
     checkpoints: list[CheckpointManifest] = field(default_factory=list)
+    models: list[CheckpointModel] = field(default_factory=list)
     events: dict[str, Event] = field(default_factory=dict)
     reports: list[Report] = field(default_factory=list)
     finishes: list[Finish] = field(default_factory=list)
@@ -148,6 +152,11 @@ class StandInService(StandInStore):
             prefix = f"{self.url}/objects/{_folder(job.checkpoint)}"
             urls = {stored.path: f"{prefix}/{stored.path}" for stored in job.checkpoint.files}
             checkpoint = CheckpointRef(manifest=job.checkpoint, urls=urls)
+        start = None
+        if job.start_adapter:
+            prefix = f"{self.url}/objects/adapters/{adapter_id_of(job.start_adapter)}"
+            urls = {stored.path: f"{prefix}/{stored.path}" for stored in job.start_adapter.files}
+            start = AdapterRef(manifest=job.start_adapter, urls=urls)
         return Lease(
             spec=job.spec,
             epoch=job.epoch,
@@ -156,6 +165,7 @@ class StandInService(StandInStore):
             training_file=file,
             validation_file=None,
             checkpoint=checkpoint,
+            start_adapter=start,
         )
 
     async def _leased(self, request: web.Request) -> web.StreamResponse:
@@ -170,6 +180,7 @@ class StandInService(StandInStore):
             "report": self._report,
             "uploads": self._uploads,
             "checkpoints": self._checkpoint,
+            "checkpoint-models": self._checkpoint_model,
             "finish": self._finish,
         }[verb](job, raw)
         if fault == "answer_lost":
@@ -210,6 +221,15 @@ class StandInService(StandInStore):
         job.checkpoint = done.manifest
         if done.manifest not in job.checkpoints:
             job.checkpoints.append(done.manifest)
+        return self._control(job)
+
+    def _checkpoint_model(self, job: Job, raw: bytes) -> Control | None:
+        model = CheckpointModel.model_validate_json(raw)
+        if not self._holds(job, model.epoch):
+            return None
+        self._check_stored(model.adapter)
+        if model not in job.models:
+            job.models.append(model)
         return self._control(job)
 
     def _finish(self, job: Job, raw: bytes) -> Finished | None:

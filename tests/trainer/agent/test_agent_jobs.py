@@ -1,5 +1,7 @@
 """What an agent does with a job: from claim to finish, and every way a job itself can end."""
 
+import pytest
+
 from service.contracts.manifest import adapter_id_of
 from tests.trainer.agent.agent_harness import LINES, AgentProcess, queue_job, until
 from tests.trainer.agent.stand_in_service import Job, StandInService
@@ -74,6 +76,18 @@ async def test_pause_keeps_a_checkpoint_and_the_job_goes_on_from_it(
     assert [start["step"] for start in agent.told("start")] == [0, job.checkpoint.step]
 
 
+async def test_a_job_that_pauses_at_its_last_checkpoint_keeps_it(service: StandInService, agent: AgentProcess) -> None:
+    """The engine writes the same folder twice, and the agent must not take the first for one to be removed."""
+    job = queue_job(service)
+    await agent.start({"steps": 100, "step_seconds": 0.1, "checkpoint_every": 1})
+    await until(lambda: len(job.checkpoints) > 2, what="checkpoints")
+    job.want = "pause"
+    await until(lambda: job.status == "paused", what="job paused")
+    assert job.checkpoint is not None
+    assert job.finishes[0].step == job.checkpoint.step
+    assert "checkpoint_not_stored" not in job.codes()
+
+
 async def test_a_job_that_fails_leaves_its_neighbour_alone(service: StandInService, agent: AgentProcess) -> None:
     bad, good = queue_job(service, "bad"), queue_job(service, "good")
     await agent.start({"steps": 30, "faults": [{"at": "step:5", "do": "fail", "job": "ftjob-bad"}]})
@@ -119,6 +133,37 @@ async def test_a_training_file_that_is_gone_fails_the_job(service: StandInServic
     await until(lambda: job.status == "failed", what="job failed")
     assert job.finishes[0].failure is not None
     assert job.finishes[0].failure.code == "file_missing"
+
+
+async def test_a_job_begins_with_the_adapter_of_another(service: StandInService, agent: AgentProcess) -> None:
+    first = queue_job(service, "first")
+    await agent.start()
+    await until(lambda: first.status == "succeeded", what="the first succeeded")
+    second = queue_job(service, "second")
+    second.start_adapter = first.finishes[0].adapter
+    await until(lambda: second.status == "succeeded", what="the second succeeded")
+    files = ["adapter_config.json", "adapter_model.safetensors"]
+    assert [start["adapter"] for start in agent.told("start")] == [None, files]
+
+
+@pytest.mark.parametrize("damage", ["flipped", "gone"])
+async def test_a_job_whose_beginning_is_damaged_fails(
+    service: StandInService, agent: AgentProcess, damage: str
+) -> None:
+    first = queue_job(service, "first")
+    await agent.start()
+    await until(lambda: first.status == "succeeded", what="the first succeeded")
+    for key in service.object_keys("adapters/"):
+        if key.endswith("adapter_model.safetensors"):
+            service.objects[key] = b"X" + service.objects[key][1:]
+            if damage == "gone":
+                del service.objects[key]
+    second = queue_job(service, "second")
+    second.start_adapter = first.finishes[0].adapter
+    await until(lambda: second.status == "failed", what="the second failed")
+    failure = second.finishes[0].failure
+    assert failure is not None
+    assert (failure.code, failure.param) == ("start_model_corrupt", "model")
 
 
 async def test_a_damaged_checkpoint_costs_progress_and_not_the_job(

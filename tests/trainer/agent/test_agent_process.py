@@ -87,7 +87,7 @@ async def test_children_never_see_the_worker_token() -> None:
     code = "import os; print(sorted(name for name in os.environ if name.startswith('WEFT')))"
     environment = {"WEFT_TRAINER_WORKER_TOKEN": TOKEN, "WEFT_OTHER": "1"}
     process = await asyncio.create_subprocess_exec(
-        "sh", "-c", f'exec "$0" -I -S "$1" $PPID "$0" -c "{code}"', sys.executable, LAUNCHER,
+        "sh", "-c", f'exec "$0" -I -S "$1" $PPID 500 "$0" -c "{code}"', sys.executable, LAUNCHER,
         env=environment, stdout=subprocess.PIPE,
     )  # fmt: skip
     out, _ = await process.communicate()

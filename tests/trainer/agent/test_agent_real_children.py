@@ -113,6 +113,25 @@ async def test_a_job_whose_engine_was_killed_ends_with_the_same_adapter(
     assert weights_of(real_service, job) == undisturbed
 
 
+def preference(number: int) -> dict[str, object]:
+    answers = [[{"role": "assistant", "content": f"{name} {number}."}] for name in ("It is", "Not")]
+    conversation = {"messages": [{"role": "user", "content": f"What is {number}?"}]}
+    return {"input": conversation, "preferred_output": answers[0], "non_preferred_output": answers[1]}
+
+
+async def test_a_preference_job_goes_through_both_children(
+    real_service: StandInService, real_agent: AgentProcess
+) -> None:
+    lines = b"".join(json.dumps(preference(number)).encode() + b"\n" for number in range(EXAMPLES))
+    spec = job_spec("preference", FINGERPRINT, TEMPLATE, n_epochs=2, beta=0.1)
+    spec = spec.model_copy(update={"method": "dpo", "examples": EXAMPLES})
+    job = real_service.add_job(spec, lines)
+    await finished(job)
+    assert job.status == "succeeded", job.finishes
+    assert job.finishes[-1].step == EXAMPLES
+    assert any(event.data.get("examples") == EXAMPLES for event in job.events.values()), "lines are counted, not rows"
+
+
 async def test_a_bad_line_fails_its_job_with_the_line_number(
     real_service: StandInService, real_agent: AgentProcess
 ) -> None:

@@ -24,10 +24,9 @@ class PreparerProcess:
         assert self.process.stdout
         return from_preparer.validate_json(self.process.stdout.readline())
 
-    def prepare(self, path: Path, out: Path, limit: int = 200, role: str = "training") -> FromPreparer:
-        command = Prepare.model_validate(
-            {"job_id": "ftjob-1", "role": role, "path": str(path), "out_dir": str(out), "max_seq_length": limit}
-        )
+    def prepare(self, path: Path, out: Path, limit: int = 200, **more: str) -> FromPreparer:
+        fields = {"job_id": "ftjob-1", "role": "training", "path": str(path), "out_dir": str(out), **more}
+        command = Prepare.model_validate({**fields, "max_seq_length": limit})
         assert self.process.stdin
         self.process.stdin.write(command.model_dump_json().encode() + b"\n")
         self.process.stdin.flush()
@@ -70,6 +69,46 @@ def test_a_good_file_is_counted_and_readable_with_datasets(preparer: PreparerPro
     assert answer.trained_tokens == sum(weight > 0 for weight in weights) > 0
     assert max(len(row) for row in dataset["input_ids"]) == 60
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file.jsonl", "out"]
+
+
+def preference(better: str, worse: str, question: str = "a?") -> bytes:
+    return json.dumps(
+        {
+            "input": {"messages": [{"role": "user", "content": question}], "tools": [], "parallel_tool_calls": True},
+            "preferred_output": [{"role": "assistant", "content": better}],
+            "non_preferred_output": [{"role": "assistant", "content": worse}],
+        }
+    ).encode()
+
+
+def test_a_preference_file_gives_two_rows_a_line_and_counts_lines(preparer: PreparerProcess, tmp_path: Path) -> None:
+    path = tmp_path / "file.jsonl"
+    path.write_bytes(b"\n".join([preference("yes", "no"), b"", preference("short", "x" * 300), preference("y", "n")]))
+    answer = preparer.prepare(path, tmp_path / "out", limit=60, method="dpo")
+    assert isinstance(answer, Prepared)
+    dataset = datasets.load_from_disk(str(tmp_path / "out"))
+    assert isinstance(dataset, datasets.Dataset)
+    assert (answer.examples, answer.truncated, len(dataset)) == (3, 1, 6)
+    weights = [weight for row in dataset["weights"] for weight in row]
+    assert answer.tokens == len(weights)
+    assert answer.trained_tokens == sum(weight > 0 for weight in weights)
+    lengths = [len(row) for row in dataset["input_ids"]]
+    assert lengths[0] == lengths[1] + 1, "preferred first, which is one letter longer"
+    assert lengths[2] < lengths[3] == 60
+
+
+def test_a_preference_answer_that_is_cut_away_is_named_with_its_line(preparer: PreparerProcess, tmp_path: Path) -> None:
+    lines = preference("yes", "no") + b"\n" + preference("yes", "no", "x" * 300)
+    told = failure(preparer, tmp_path, lines, limit=100, method="dpo").failure
+    assert told.code == "invalid_training_file"
+    assert told.message.startswith("line 2: the first 100 tokens (max_seq_length) hold nothing of the preferred answer")
+
+
+def test_a_file_of_the_other_method_is_refused_at_its_first_line(preparer: PreparerProcess, tmp_path: Path) -> None:
+    good = failure(preparer, tmp_path, json.dumps(GOOD).encode(), method="dpo").failure
+    assert good.message.startswith("line 1: it is a supervised example; method 'dpo' needs")
+    other = failure(preparer, tmp_path, preference("yes", "no")).failure
+    assert other.message.startswith("line 1: it is a preference example")
 
 
 def test_an_empty_file_and_an_absent_one(preparer: PreparerProcess, tmp_path: Path) -> None:

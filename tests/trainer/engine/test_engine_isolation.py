@@ -9,9 +9,9 @@ from tests.trainer.engine.conftest import forward_backward, labelled, optim_step
 from trainer.engine.adapter import Adapter, NonFinite, OutOfMemory
 from trainer.engine.engine import Engine
 from trainer.engine.lowrank import Layout
+from trainer.engine.objectives import Sums
 from trainer.engine.optimizer import AdamParams
 from trainer.engine.plan import MicroBatch
-from trainer.engine.step import Sums
 
 STEPS = 6
 

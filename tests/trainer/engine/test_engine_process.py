@@ -14,7 +14,7 @@ import torch
 from peft import PeftConfig
 from safetensors.torch import load, load_file
 
-from tests.trainer.engine.jobs import start, write_rows
+from tests.trainer.engine.jobs import OVERFITTING, start, write_rows
 from trainer.engine.plan import Row
 from trainer.protocol import (
     CheckpointWritten,
@@ -215,3 +215,45 @@ def test_it_ends_with_the_pipe_even_while_training(tiny_base_dir: Path, tmp_path
     child.send(start(tmp_path, n_epochs=50, count=40))
     child.until(Progress)
     assert child.end() == 0
+
+
+def test_a_preference_is_learnt_and_beside_it_a_packed_job(engine_process: EngineProcess, tmp_path: Path) -> None:
+    preference = start(tmp_path, "ftjob-p", method="dpo", count=12, validation=12, n_epochs=8)
+    judged_by_itself = preference.model_copy(update={"validation_dir": preference.training_dir})
+    packed = start(tmp_path, "ftjob-q", packing=True, count=20, n_epochs=8)
+    engine_process.send(judged_by_itself, packed)
+    told: dict[str, list[dict[str, float]]] = {"ftjob-p": [], "ftjob-q": []}
+    ends: dict[str, Trained] = {}
+    while len(ends) < 2:
+        line = engine_process.next()
+        if isinstance(line, Progress):
+            told[line.job_id] += [event.data for event in line.events if event.type == "metrics"]
+        elif isinstance(line, Trained):
+            ends[line.job_id] = line
+    margins = [data["full_valid_reward_margin"] for data in told["ftjob-p"] if "full_valid_loss" in data]
+    assert len(margins) == 8
+    assert 0 < margins[0] < margins[-1]
+    assert told["ftjob-p"][-1]["full_valid_reward_accuracy"] == 1.0
+    assert ends["ftjob-p"].step == 48
+    # Twenty examples of up to 60 tokens in rows of 128, two rows a step: 80 steps without packing.
+    assert ends["ftjob-q"].step < 8 * 10 / 1.5
+    assert told["ftjob-q"][-1]["train_loss"] < 0.8 * told["ftjob-q"][0]["train_loss"]
+
+
+def test_killed_and_resumed_a_job_keeps_its_best_adapter_and_stops_early_where_it_would_have(
+    engine_process: EngineProcess, tiny_base_dir: Path, tmp_path: Path
+) -> None:
+    whole = engine_process.finish(start(tmp_path / "whole", **OVERFITTING))["ftjob-1"]
+    assert isinstance(whole, Trained)
+    assert (whole.step, whole.adapter_step) == (16, 8)
+    child = EngineProcess(tiny_base_dir, "--checkpoint-seconds", "0")
+    child.send(start(tmp_path, **OVERFITTING))
+    written = child.until(CheckpointWritten)[-1]
+    while isinstance(written, CheckpointWritten) and written.step < 10:
+        written = child.until(CheckpointWritten)[-1]
+    child.process.send_signal(signal.SIGKILL)
+    child.process.wait(SECONDS)
+    assert isinstance(written, CheckpointWritten)
+    again = engine_process.finish(start(tmp_path, **OVERFITTING, checkpoint=written.directory))["ftjob-1"]
+    assert weights(again) == weights(whole)
+    assert again.model_dump(exclude={"directory"}) == whole.model_dump(exclude={"directory"})
