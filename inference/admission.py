@@ -2,7 +2,7 @@
 
 Leaves exactly Weft's routes, proves the replica's key before a byte of the body is read, and makes the adapter that a
 completion names resident before vLLM sees the request. The body reaches vLLM unchanged, the answer streams through
-untouched, a departed client's `http.disconnect` is passed on. Prompts are never logged.
+untouched and at the client's pace, a departed client's `http.disconnect` is passed on. Prompts are never logged.
 """
 
 import asyncio
@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from inference.metering import Asked, Meter
 from inference.problems import AdapterError, envelope
+from inference.residency import Ask, Visit
 from service.contracts.ids import is_adapter_id
-from service.contracts.replica import CACHE_HEADER, Tier
+from service.contracts.replica import CACHE_HEADER, TENANT_HEADER, WAIT_HEADER
 
 if TYPE_CHECKING:
-    from inference.plugin import Runtime
-    from inference.residency import Residency
+    from inference.runtime import Runtime
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -37,13 +38,12 @@ GUARDED = COMPLETIONS | {
 OPEN = frozenset({("GET", "/health"), ("GET", "/metrics")})
 
 
-class Named(msgspec.Struct):
-    """All that admission reads of a body."""
+ANONYMOUS = ""
+"""The one tenant of all requests that name none."""
+MAX_TENANT_BYTES = 128
+_TENANT = TENANT_HEADER.encode()
 
-    model: str
-
-
-_decode = msgspec.json.Decoder(Named).decode
+_decode = msgspec.json.Decoder(Asked).decode
 
 
 class Gone(Exception):
@@ -58,8 +58,7 @@ class Admission:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-            return await scope["app"].state.weft.close()
+            return await self._app(scope, _closing(scope, receive), send)
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1008})
         route = (scope["method"], scope["path"])
@@ -84,28 +83,33 @@ class Admission:
         if body is None:
             return await refuse(send, 413, "The request body is too large.", code="payload_too_large")
         try:
-            model = _decode(body).model
+            asked = _decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError):
             message = "The body must be a JSON object whose `model` is a string."
             return await refuse(send, 400, message, code="invalid_request", param="model")
-        call = Call(body, receive, send)
-        if model == runtime.base_model:
-            with runtime.base_request():
-                return await self._app(scope, call.receive, call.send)
-        if not is_adapter_id(model):
+        is_base = asked.model == runtime.base_model
+        if not is_base and not is_adapter_id(asked.model):
             message = "The model does not exist or you do not have access to it."
             return await refuse(send, 404, message, code="model_not_found", param="model")
+        ask = Ask(_tenant(scope), None if is_base else asked.model, asked.likely_cost(len(body)))
+        del asked
+        call = Call(body, receive, send)
+        del body  # the call hands it to vLLM and forgets it
         try:
-            await self._serve(runtime.residency, model, scope, call)
+            await self._serve(runtime, ask, scope, call)
         finally:
             call.close()
 
-    async def _serve(self, residency: "Residency", adapter: str, scope: Scope, call: "Call") -> None:
-        call.tier = residency.try_enter(adapter) or await call.unless_gone(residency.enter(adapter))
+    async def _serve(self, runtime: "Runtime", ask: Ask, scope: Scope, call: "Call") -> None:
+        residency = runtime.residency
+        visit = residency.try_enter(ask) or await call.unless_gone(residency.enter(ask))
+        call.headers = _headers_of(visit)
         try:
             await self._app(scope, call.receive, call.send)
         finally:
-            residency.leave(adapter, aborted=not call.complete)
+            used = call.meter.used()
+            residency.leave(visit, used=used.total, aborted=not call.complete)
+            runtime.metrics.spent(ask.tenant, used)
 
 
 class Call:
@@ -116,7 +120,9 @@ class Call:
         self._receive = receive
         self._send = send
         self._next: asyncio.Task[Message] | None = None
-        self.tier: Tier | None = None
+        self.headers: list[tuple[bytes, bytes]] = []
+        """To add to the answer's own."""
+        self.meter = Meter()
         self.complete = False
 
     async def receive(self) -> Message:
@@ -129,11 +135,13 @@ class Call:
         return await self._receive()
 
     async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start" and self.tier is not None:
-            message["headers"] = [*message.get("headers", ()), (CACHE_HEADER.encode(), self.tier.encode())]
+        if message["type"] == "http.response.start":
+            self.meter.begin(message["status"])
+            message["headers"] = [*message.get("headers", ()), *self.headers]
         await self._send(message)
-        if message["type"] == "http.response.body" and not message.get("more_body", False):
-            self.complete = True
+        if message["type"] == "http.response.body":
+            self.meter.see(message.get("body", b""))
+            self.complete = not message.get("more_body", False)
 
     async def unless_gone(self, work: Coroutine[Any, Any, T]) -> T:
         """Ends `work` when the client leaves first; else the listening goes on for vLLM."""
@@ -155,6 +163,23 @@ class Call:
             self._next.cancel()
 
 
+def _headers_of(visit: Visit) -> list[tuple[bytes, bytes]]:
+    waited = (WAIT_HEADER.encode(), b"%.1f" % (visit.waited * 1000))
+    return [waited] if visit.tier is None else [(CACHE_HEADER.encode(), visit.tier.encode()), waited]
+
+
+def _closing(scope: Scope, receive: Receive) -> Receive:
+    """Closes the runtime when the server ends, before vLLM takes the application's state apart."""
+
+    async def receive_and_close() -> Message:
+        message = await receive()
+        if message["type"] == "lifespan.shutdown":
+            await scope["app"].state.weft.close()
+        return message
+
+    return receive_and_close
+
+
 async def refuse(send: Send, status: int, message: str, *, code: str, param: str | None = None) -> None:
     await answer(send, status, envelope(status, message, code=code, param=param), {})
 
@@ -168,8 +193,15 @@ async def answer(send: Send, status: int, body: dict[str, Any], headers: dict[st
 
 
 def _authorized(scope: Scope, expected: bytes) -> bool:
-    given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-    return hmac.compare_digest(given, expected)
+    return hmac.compare_digest(_header(scope, b"authorization"), expected)
+
+
+def _tenant(scope: Scope) -> str:
+    return _header(scope, _TENANT)[:MAX_TENANT_BYTES].decode("latin-1") or ANONYMOUS
+
+
+def _header(scope: Scope, wanted: bytes) -> bytes:
+    return next((value for name, value in scope["headers"] if name == wanted), b"")
 
 
 async def _read(receive: Receive, limit: int) -> bytes | None:

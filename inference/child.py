@@ -2,20 +2,28 @@
 
 import asyncio
 import contextlib
+import json
+import math
 import os
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 
 import aiohttp
 from pydantic import ValidationError
 
 from inference.engine import die_with_parent
 from inference.settings import ReplicaSettings
-from service.contracts.replica import AdapterRef, ReplicaStatus
+from service.contracts.replica import TENANT_HEADER, AdapterRef, ReplicaStatus
 
 _PROBE_SECONDS = 2.0
 _PROGRESS = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total", "vllm:iteration_tokens_total_count")
 _UNREACHABLE = (aiohttp.ClientError, TimeoutError)
+_BUSY = frozenset({401, 404, 429, 503})
+"""Answers that do not come from the engine."""
+_CANARY = "weft-canary"
+"""A tenant of its own, for which a place inside vLLM is kept however busy it is."""
+_PROC = Path("/proc")
 
 
 class Child:
@@ -38,6 +46,10 @@ class Child:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    def engine_seconds(self) -> float | None:
+        """Processor time of the group but its API server; None where the system does not tell."""
+        return _group_seconds(self.pid)
 
     async def exited(self) -> int:
         """Waits for the API server's end. vLLM exits 0 after an engine's death, so the code means nothing."""
@@ -65,10 +77,11 @@ class ChildApi:
         self._headers = {"Authorization": f"Bearer {settings.api_key.get_secret_value()}"}
 
     async def healthy(self) -> bool:
-        with contextlib.suppress(*_UNREACHABLE):
-            async with self._session.get(f"{self._url}/health", timeout=_within(_PROBE_SECONDS)) as response:
-                return response.status == 200
-        return False
+        return await self._health() == 200
+
+    async def dead(self) -> bool:
+        """Whether vLLM itself says that its engine is gone; no answer is no word."""
+        return await self._health() == 503
 
     async def status(self) -> ReplicaStatus | None:
         """None where the plugin does not answer, be it missing or too busy."""
@@ -79,15 +92,17 @@ class ChildApi:
                 return ReplicaStatus.model_validate_json(await response.read())
         return None
 
-    async def one_token(self, seconds: float) -> bool:
-        """The canary: a hung engine answers /health, but it brings forth no token."""
-        body = {"model": self._base_model, "prompt": "a", "max_tokens": 1, "temperature": 0}
+    async def canary(self, seconds: float) -> float | None:
+        """One greedy token from the base: its log probability, NaN for an answer without one, None for no answer."""
+        body = {"model": self._base_model, "prompt": "a", "max_tokens": 1, "temperature": 0, "logprobs": 1}
+        headers = {**self._headers, TENANT_HEADER: _CANARY}
         with contextlib.suppress(*_UNREACHABLE):
             async with self._session.post(
-                f"{self._url}/v1/completions", json=body, headers=self._headers, timeout=_within(seconds)
+                f"{self._url}/v1/completions", json=body, headers=headers, timeout=_within(seconds)
             ) as response:
-                return response.status == 200
-        return False
+                answer = await response.read()
+                return _first_logprob(answer) if response.status not in _BUSY else None
+        return None
 
     async def tokens_done(self) -> float | None:
         """How far the engine has come, from vLLM's own counters; None where they cannot be read."""
@@ -95,6 +110,12 @@ class ChildApi:
             async with self._session.get(f"{self._url}/metrics", timeout=_within(_PROBE_SECONDS)) as response:
                 lines = (await response.text()).splitlines()
                 return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(_PROGRESS))
+        return None
+
+    async def _health(self) -> int | None:
+        with contextlib.suppress(*_UNREACHABLE):
+            async with self._session.get(f"{self._url}/health", timeout=_within(_PROBE_SECONDS)) as response:
+                return response.status
         return None
 
     async def evict(self, adapter: str) -> bool:
@@ -109,6 +130,29 @@ class ChildApi:
 
 def _within(seconds: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=seconds)
+
+
+def _first_logprob(answer: bytes) -> float:
+    try:
+        logprob = json.loads(answer)["choices"][0]["logprobs"]["token_logprobs"][0]
+        return float(logprob)
+    except (ValueError, LookupError, TypeError):
+        return math.nan
+
+
+def _group_seconds(group: int) -> float | None:
+    """Of a process group without its leader, by /proc/<pid>/stat; processes that end meanwhile are left out."""
+    if not _PROC.is_dir():
+        return None
+    ticks = 0
+    for folder in _PROC.iterdir():
+        if not folder.name.isdecimal() or int(folder.name) == group:
+            continue
+        with contextlib.suppress(OSError):
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[2]) == group:
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _signal_group(pid: int, number: int) -> None:

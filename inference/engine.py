@@ -1,16 +1,20 @@
 """What Weft changes inside vLLM's own processes (entry point group `vllm.general_plugins`, loaded first of all).
 
-Three small changes, each tested against the pinned version: freed KV blocks are zeroed before reuse, so that one
-tenant's overflow can never reach another's answer; on CPUs the engine is forked, not spawned, which saves the second
+Five small changes, each tested against the pinned version: freed KV blocks are zeroed before reuse, so that one
+tenant's overflow can never reach another's answer; who computes logits that are not numbers is told to the runtime; the
+LoRA gauge, wrong and of unbounded size, is not kept; on CPUs the engine is forked, not spawned, which saves the second
 import of torch and its memory; no process of the tree outlives its parent. Everything else of vLLM stays as shipped.
 """
 
 import ctypes
+import functools
 import os
 import signal
+from collections.abc import Callable
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
+_listeners: list[Callable[[str | None], None]] = []
 
 
 def register() -> None:
@@ -18,6 +22,8 @@ def register() -> None:
     die_with_parent()
     os.register_at_fork(after_in_child=die_with_parent)
     _zero_kv_blocks()
+    _report_corruption()
+    _drop_lora_gauge()
     _fork_engine_on_cpu()
 
 
@@ -44,6 +50,53 @@ def _zero_kv_blocks() -> None:
 
 class _Always(property):
     """Marks the property as ours."""
+
+
+def on_corruption(listener: Callable[[str | None], None] | None) -> None:
+    """Calls `listener` once for each request whose logits are not numbers, with its adapter, or None for the base."""
+    _listeners[:] = [] if listener is None else [listener]
+
+
+def _report_corruption() -> None:
+    """vLLM only counts such requests; its statistics, kept where the requests arrive, know whose each one is."""
+    from vllm.v1.metrics.stats import IterationStats
+
+    update = IterationStats.update_from_output
+    if getattr(update, "reports", False):
+        return
+
+    @functools.wraps(update)
+    def update_from_output(
+        stats: Any, output: Any, timestamp: float, is_prefilling: bool, request: Any, loras: Any, lora_name: str | None
+    ) -> None:
+        known = request.is_corrupted
+        update(stats, output, timestamp, is_prefilling, request, loras, lora_name)
+        if request.is_corrupted and not known:
+            for listener in _listeners:
+                listener(lora_name)
+
+    update_from_output.reports = True  # type: ignore[attr-defined]
+    IterationStats.update_from_output = update_from_output  # type: ignore[method-assign]
+
+
+def _drop_lora_gauge() -> None:
+    """Each new set of adapters in flight would stay as one more series for ever."""
+    from prometheus_client import REGISTRY
+    from vllm.v1.metrics.loggers import PrometheusStatLogger
+
+    made = PrometheusStatLogger.__init__
+    if getattr(made, "drops", False):
+        return
+
+    @functools.wraps(made)
+    def init(logger: Any, *args: Any, **options: Any) -> None:
+        made(logger, *args, **options)
+        gauge, logger.gauge_lora_info = logger.gauge_lora_info, None
+        if gauge is not None:
+            REGISTRY.unregister(gauge)
+
+    init.drops = True  # type: ignore[attr-defined]
+    PrometheusStatLogger.__init__ = init  # type: ignore[method-assign]
 
 
 def _fork_engine_on_cpu() -> None:

@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from inference.problems import AdapterError
-from service.contracts.manifest import ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterManifest
+from inference.tensor_header import BadHeader, Tensor, once_each, read_header
+from service.contracts.manifest import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST, AdapterManifest
 
 MAX_ABSOLUTE = 1e3
 MAX_SCALE = 64.0
 MAX_CONFIG_BYTES = 1 << 20
 MAX_FILES = 16
-_HEADER_BYTES = 16 << 20
-_DTYPES = {"F32": 4, "F16": 2, "BF16": 2}
+MAX_HEADER_BYTES = 4 << 20
+MAX_TARGETS = 256
+DTYPES = frozenset({"F32", "F16", "BF16"})
 _TENSOR = re.compile(r"^base_model\.model\.(?P<module>[A-Za-z0-9_.]+)\.lora_(?P<side>[AB])\.weight$")
+_MODULE = re.compile(r"^[A-Za-z0-9_.]{1,256}$")
 _HARMLESS_FILE = re.compile(r"^[A-Za-z0-9_-]+\.(json|md)$")
 
 _PLAIN: Mapping[str, tuple[Any, ...]] = {
@@ -78,10 +81,19 @@ class AdapterGate:
             if name not in sizes:
                 _refuse(f"{name} is missing")
         for name, size in sizes.items():
-            if name != ADAPTER_WEIGHTS and (not _HARMLESS_FILE.fullmatch(name) or size > MAX_CONFIG_BYTES):
+            harmless = _HARMLESS_FILE.fullmatch(name) and name != MANIFEST and size <= MAX_CONFIG_BYTES
+            if name != ADAPTER_WEIGHTS and not harmless:
                 _refuse(f"{name} has no place in an adapter")
 
+    def prepare(self) -> None:
+        """Learns the base's layers now, so that the first adapter need not wait for it."""
+        self._layers()
+
     def check_files(self, folder: Path, manifest: AdapterManifest) -> None:
+        for file in manifest.files:
+            path = folder / file.path
+            if path.is_symlink() or not path.is_file() or path.stat().st_size != file.size:
+                _refuse(f"{file.path} is not a plain file of the size that its manifest states")
         rank, alpha = _check_config(folder / ADAPTER_CONFIG, self._max_rank)
         if (rank, alpha) != (manifest.rank, manifest.alpha):
             _refuse("adapter_config.json and the manifest disagree on rank or alpha")
@@ -105,52 +117,68 @@ def layers_of_base(source: str) -> Layers:
 
 def _check_config(path: Path, max_rank: int) -> tuple[int, float]:
     try:
-        config = json.loads(path.read_bytes())
+        config = json.loads(path.read_bytes(), object_pairs_hook=once_each)
     except (ValueError, RecursionError):
-        _refuse("adapter_config.json is not JSON")
+        _refuse("adapter_config.json is not JSON with each key once")
     if not isinstance(config, dict):
         _refuse("adapter_config.json is not an object")
     for key, permitted in _PLAIN.items():
         if key in config and not any(type(config[key]) is type(value) and config[key] == value for value in permitted):
             _refuse(f"{key} in adapter_config.json is not supported here")
+    _check_targets(config.get("target_modules"))
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if type(rank) is not int or not 1 <= rank <= max_rank:
         _refuse(f"its rank is not between 1 and {max_rank}")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha) or alpha <= 0:
-        _refuse("lora_alpha is not a positive number")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha <= MAX_SCALE * max_rank:
+        _refuse(f"lora_alpha is not a number between 0 and {MAX_SCALE * max_rank:g}")
     if alpha / (math.sqrt(rank) if config.get("use_rslora") else rank) > MAX_SCALE:
         _refuse(f"lora_alpha scales its rank by more than {MAX_SCALE:g}")
     return rank, float(alpha)
 
 
+def _check_targets(targets: Any) -> None:
+    """Plain names only: PEFT takes a string for a pattern, and no pattern of a stranger's is evaluated here."""
+    if not isinstance(targets, list) or not targets or len(targets) > MAX_TARGETS:
+        _refuse(f"target_modules in adapter_config.json is not a list of 1 to {MAX_TARGETS} names")
+    for name in targets:
+        if not isinstance(name, str) or not _MODULE.fullmatch(name):
+            _refuse(f"target_modules names {str(name)[:120]!r}, which is no module")
+
+
 def _check_weights(path: Path, layers: Layers, rank: int) -> None:
+    import torch
     from safetensors import SafetensorError, safe_open
 
     expected = sum((features_out + features_in) * rank * 4 for features_out, features_in in layers.values())
-    if path.stat().st_size > expected + _HEADER_BYTES:
+    if path.stat().st_size > expected + MAX_HEADER_BYTES:
         _refuse("its weights are larger than this base and rank can have")
     try:
+        header = read_header(path, MAX_HEADER_BYTES)
+        for module, pair in _pairs(header).items():
+            _check_shapes(module, pair, layers, rank)
         with safe_open(str(path), framework="pt") as tensors:
-            for module, pair in _pairs(tensors).items():
-                _check_shapes(module, pair, layers, rank)
-            for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
-                _check_values(name, tensors.get_tensor(name))
+            if set(tensors.keys()) != header.keys():
+                raise BadHeader("its names are ambiguous")
+            for name in header:
+                _check_values(name, *torch.aminmax(tensors.get_tensor(name)))
+    except BadHeader as error:
+        _refuse(f"{path.name} is not a safetensors file: {error}")
     except SafetensorError:
         _refuse(f"{path.name} is not a safetensors file")
 
 
-def _pairs(tensors: Any) -> dict[str, Pair]:
+def _pairs(header: Mapping[str, Tensor]) -> dict[str, Pair]:
     """From the header alone; no tensor is read."""
     pairs: dict[str, Pair] = {}
-    for name in tensors.keys():  # noqa: SIM118
+    for name, tensor in header.items():
         found = _TENSOR.fullmatch(name)
         if found is None:
             _refuse(f"unknown tensor {name[:120]!r}")
-        header = tensors.get_slice(name)
-        if header.get_dtype() not in _DTYPES:
-            _refuse(f"{name[:120]} is {header.get_dtype()}; only F32, F16 and BF16 are served")
-        shape, pair = tuple(header.get_shape()), pairs.get(found["module"], Pair())
-        pairs[found["module"]] = Pair(shape, pair.up) if found["side"] == "A" else Pair(pair.down, shape)
+        if tensor.dtype not in DTYPES:
+            _refuse(f"{name[:120]} is {tensor.dtype[:20]}; only F32, F16 and BF16 are served")
+        pair = pairs.get(found["module"], Pair())
+        down = found["side"] == "A"
+        pairs[found["module"]] = Pair(tensor.shape, pair.up) if down else Pair(pair.down, tensor.shape)
     if not pairs:
         _refuse("it holds no tensors")
     return pairs
@@ -166,9 +194,9 @@ def _check_shapes(module: str, pair: Pair, layers: Layers, rank: int) -> None:
         _refuse(f"{module} has shapes {pair.down} and {pair.up}, not {(rank, features_in)} and {(features_out, rank)}")
 
 
-def _check_values(name: str, tensor: Any) -> None:
-    # NaN fails every comparison, so one pass judges finiteness and magnitude.
-    if not bool((tensor.abs() <= MAX_ABSOLUTE).all()):
+def _check_values(name: str, least: Any, most: Any) -> None:
+    # NaN spreads to both ends and fails every comparison, so one pass judges finiteness and magnitude.
+    if not (float(least) >= -MAX_ABSOLUTE and float(most) <= MAX_ABSOLUTE):
         _refuse(f"{name} holds values that are not finite or exceed {MAX_ABSOLUTE:g}")
 
 

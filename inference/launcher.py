@@ -1,16 +1,17 @@
 """Keeps one vLLM alive and the service informed. No torch here: this process must outlive whatever vLLM does.
 
-starting ── health, plugin and a first token ──► ready ── exit, or two canaries missed ──► down ── backoff ──► starting
+starting ── health, plugin and a first token ──► ready ── exit, or the watch's alarm ──► down ── backoff ──► starting
     any ── SIGTERM ──► draining ── requests done or time up ──► vLLM's process group ended ──► gone
 """
 
 import asyncio
+import math
 import os
 import secrets
 import signal
 import time
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 from pydantic import SecretStr
@@ -19,13 +20,13 @@ from inference.announcer import Announcer
 from inference.child import Child, ChildApi
 from inference.command import arguments, environment, runs_on_cpu
 from inference.settings import ReplicaSettings
+from inference.watch import Watch
 
-DRAIN_SECONDS = 6.0
+T = TypeVar("T")
+
 STOP_SECONDS = 2.0
-CANARY_MISSES = 2
 CANARY_SECONDS = 10.0
 _POLL_SECONDS = 0.2
-_HEALTH_SECONDS = 1.0
 _BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _STEADY_SECONDS = 60.0
 """A life that was ready for so long resets the backoff."""
@@ -57,12 +58,13 @@ class Launcher:
         _say("gone")
 
     async def _lives(self, api: ChildApi, announcer: Announcer) -> None:
-        failures = 0
+        failures = lives = 0
         while not self._stopping.is_set():
             began = time.monotonic()
             announcer.tell("starting")
             _say("starting vLLM")
-            child = await self._start()
+            child = await self._start(lives)
+            lives += 1
             try:
                 ready = await self._live(child, api, announcer, began)
                 if self._stopping.is_set():
@@ -75,8 +77,8 @@ class Launcher:
             if not self._stopping.is_set():
                 await self._pause(_BACKOFF_SECONDS[min(failures, len(_BACKOFF_SECONDS) - 1)])
 
-    async def _start(self) -> Child:
-        inherited = self._settings.for_child()
+    async def _start(self, restarts: int) -> Child:
+        inherited = self._settings.model_copy(update={"restarts": restarts}).for_child()
         cores = len(os.sched_getaffinity(0))
         variables = environment(self._settings, inherited, cpu=self._cpu, cores=cores)
         return await Child.start(arguments(self._settings, cpu=self._cpu), variables)
@@ -85,57 +87,48 @@ class Launcher:
         """One life, until vLLM ends, stops answering, or the launcher is told to stop. Whether it was ever ready."""
         exit_ = asyncio.create_task(child.exited())
         try:
-            if not await self._first(exit_, self._becomes_ready(api)):
-                _say(f"vLLM {_ended(exit_)} before it was ready", began)
+            first = await self._first(exit_, self._becomes_ready(api))
+            if first is None:
+                _say(f"vLLM {_ended(exit_, 'it took too long')} before it was ready", began)
                 return False
             announcer.tell("ready")
             _say("vLLM ready", began)
-            await self._first(exit_, self._stops_answering(api))
+            failure = await self._first(exit_, Watch(child, api, self._settings, first).failure())
             if not self._stopping.is_set():
-                _say(f"vLLM {_ended(exit_)}; restarting", began)
+                _say(f"vLLM {_ended(exit_, failure or 'ended')}; restarting", began)
             return True
         finally:
             exit_.cancel()
 
-    async def _first(self, exit_: asyncio.Task[int], work: Coroutine[Any, Any, bool]) -> bool:
-        """The result of `work`, or False if vLLM exits or the launcher is stopped first."""
+    async def _first(self, exit_: asyncio.Task[int], work: Coroutine[Any, Any, T]) -> T | None:
+        """The result of `work`, or None if vLLM exits or the launcher is stopped first."""
         task, stop = asyncio.create_task(work), asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait({exit_, task, stop}, return_when=asyncio.FIRST_COMPLETED)
-            return task.result() if task.done() else False
+            return task.result() if task.done() else None
         finally:
             task.cancel()
             stop.cancel()
 
-    async def _becomes_ready(self, api: ChildApi) -> bool:
-        """Health alone proves neither the plugin nor the engine."""
+    async def _becomes_ready(self, api: ChildApi) -> float | None:
+        """The first canary's answer: health alone proves neither the plugin nor the engine."""
         deadline = time.monotonic() + self._settings.start_timeout_seconds
         while time.monotonic() < deadline:
-            if await api.healthy() and await api.status() is not None and await api.one_token(CANARY_SECONDS):
-                return True
+            if await api.healthy() and await api.status() is not None:
+                logprob = await api.canary(CANARY_SECONDS)
+                if logprob is not None and math.isfinite(logprob):
+                    return logprob
             await asyncio.sleep(_POLL_SECONDS)
-        return False
-
-    async def _stops_answering(self, api: ChildApi) -> bool:
-        """A dead engine fails vLLM's health at once; a hung one only fails to bring forth tokens."""
-        misses, next_canary = 0, time.monotonic() + self._settings.canary_seconds
-        while misses < CANARY_MISSES:
-            await asyncio.sleep(_HEALTH_SECONDS)
-            if misses == 0 and time.monotonic() < next_canary:
-                misses = 0 if await api.healthy() else 1
-            else:
-                misses = 0 if await _works(api) else misses + 1
-                next_canary = time.monotonic() + self._settings.canary_seconds
-        return True
+        return None
 
     async def _drain(self, api: ChildApi, announcer: Announcer) -> None:
         announcer.tell("draining")
         _say("draining")
         await announcer.heartbeat()
-        deadline = time.monotonic() + DRAIN_SECONDS
+        deadline = time.monotonic() + self._settings.drain_seconds
         while time.monotonic() < deadline:
             status = await api.status()
-            if status is None or not status.in_flight:
+            if status is None or not (status.in_flight or status.waiting):
                 return
             await asyncio.sleep(_POLL_SECONDS)
 
@@ -145,14 +138,8 @@ class Launcher:
         stop.cancel()
 
 
-async def _works(api: ChildApi) -> bool:
-    """Whether the engine answers the canary, or at least others: behind many long requests a canary waits its turn."""
-    before = await api.tokens_done()
-    return await api.one_token(CANARY_SECONDS) or (before is not None and await api.tokens_done() not in (before, None))
-
-
-def _ended(exit_: asyncio.Task[int]) -> str:
-    return f"exited with {exit_.result()}" if exit_.done() else "stopped answering"
+def _ended(exit_: asyncio.Task[int], otherwise: str) -> str:
+    return f"exited with {exit_.result()}" if exit_.done() else f"is to be replaced: {otherwise}"
 
 
 def _say(what: str, since: float | None = None) -> None:

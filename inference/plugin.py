@@ -9,24 +9,16 @@ All lie under /v1, which vLLM's own key check guards as well. What the routes do
 
 import logging
 from argparse import Namespace
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from inference.cache import AdapterCache
 from inference.engine import registered
-from inference.gate import AdapterGate, layers_of_base
 from inference.problems import AdapterError
-from inference.residency import Engine, Residency
+from inference.runtime import Runtime
 from inference.settings import ReplicaSettings
-from inference.source import AdapterSources
-from inference.turns import Turns
 from service.contracts.replica import AdapterRef, AdapterResident, ReplicaStatus
 
 if TYPE_CHECKING:
@@ -34,36 +26,6 @@ if TYPE_CHECKING:
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 
 logger = logging.getLogger("weft.plugin")
-
-
-class Runtime:
-    """What one vLLM server shares between its routes and the admission middleware."""
-
-    def __init__(self, settings: ReplicaSettings, residency: Residency, close: Callable[[], Awaitable[None]]) -> None:
-        self.base_model = settings.base_model
-        self.authorization = f"Bearer {settings.api_key.get_secret_value()}".encode()
-        self.max_body_bytes = settings.max_body_bytes
-        self.evict_seconds = settings.hold_seconds
-        self.residency = residency
-        self.close = close
-        self._base_requests: Counter[str] = Counter()
-
-    @contextmanager
-    def base_request(self) -> Iterator[None]:
-        """Counts a request to the base itself, so that a draining replica can wait for it."""
-        self._base_requests[self.base_model] += 1
-        try:
-            yield
-        finally:
-            self._base_requests[self.base_model] -= 1
-
-    def status(self) -> ReplicaStatus:
-        return ReplicaStatus(
-            base_model=self.base_model,
-            adapters=self.residency.tiers(),
-            in_flight=self.residency.in_flight | dict(+self._base_requests),
-            disk_bytes=self.residency.disk_bytes,
-        )
 
 
 class WeftPlugin:
@@ -81,39 +43,12 @@ class WeftPlugin:
     async def init_state(self, engine_client: "EngineClient | None", state: Any, args: Namespace) -> None:
         if engine_client is None or not registered():
             raise RuntimeError("The replica needs an engine and the general plugin `weft`; is VLLM_PLUGINS=weft set?")
+        from vllm.v1.metrics.prometheus import get_prometheus_registry
+
         settings = ReplicaSettings()  # type: ignore[call-arg]
-        state.weft = make_runtime(settings, VllmEngine(state.openai_serving_models, engine_client))
-
-
-def make_runtime(settings: ReplicaSettings, engine: Engine) -> Runtime:
-    """Wires cache, gate and residency to an engine. Needs a running event loop."""
-    gate = AdapterGate(
-        partial(layers_of_base, settings.base_source),
-        base_fingerprint=settings.base_fingerprint,
-        max_rank=settings.max_lora_rank,
-    )
-    sources = AdapterSources(settings)
-    cache = AdapterCache(
-        settings.cache_dir / "adapters",
-        sources,
-        gate,
-        budget=settings.cache_bytes,
-        fetch_seconds=settings.fetch_timeout_seconds,
-    )
-    residency = Residency(
-        engine,
-        cache,
-        Turns(settings.max_loras, limit=settings.queue_limit),
-        max_loras=settings.max_loras,
-        max_known=settings.max_cpu_loras,
-        hold_seconds=settings.hold_seconds,
-    )
-
-    async def close() -> None:
-        await cache.close()
-        await sources.close()
-
-    return Runtime(settings, residency, close)
+        engine = VllmEngine(state.openai_serving_models, engine_client)
+        state.weft = Runtime(settings, engine, get_prometheus_registry())
+        await state.weft.start()
 
 
 class VllmEngine:

@@ -14,7 +14,7 @@ STATUS: dict[AdapterProblem, int] = {
     "no_capacity": 503,
 }
 RETRY_AFTER: dict[AdapterProblem, float] = {
-    "adapter_corrupt": 5.0,
+    "adapter_corrupt": 1.0,
     "adapter_storage_unavailable": 2.0,
     "adapter_loading": 1.0,
     "no_capacity": 1.0,
@@ -25,10 +25,11 @@ assert set(STATUS) == set(get_args(AdapterProblem))
 class AdapterError(Exception):
     """The adapter cannot serve this request; `problem` says why in the contract's words, `message` in the user's."""
 
-    def __init__(self, problem: AdapterProblem, message: str) -> None:
+    def __init__(self, problem: AdapterProblem, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.problem: AdapterProblem = problem
         self.message = message
+        self.retry_after = RETRY_AFTER.get(problem) if retry_after is None else retry_after
 
     @property
     def status(self) -> int:
@@ -36,8 +37,7 @@ class AdapterError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        seconds = RETRY_AFTER.get(self.problem)
-        return {} if seconds is None else {"retry-after": str(math.ceil(seconds))}
+        return {} if self.retry_after is None else {"retry-after": str(math.ceil(self.retry_after))}
 
     def body(self) -> dict[str, Any]:
         return envelope(self.status, self.message, code=self.problem, param="model")

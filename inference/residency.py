@@ -2,120 +2,138 @@
 
 In: on disk and proved, then a turn, then vLLM's registry. Out: no new request, none in flight, out of the registry, out
 of the engine's memory, and only then may the files go. An adapter that vLLM still names while its files are gone kills
-the engine for every tenant, so no other module loads, unloads or deletes.
+the engine for every tenant. Files are fetched while their request waits for its turn. Whose turn it is, is the turns'.
 """
 
 import asyncio
-from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
 
-from inference.cache import AdapterCache
+from inference.cache import AdapterCache, NoRoom
+from inference.hottest import Hottest
+from inference.metrics import Metrics
 from inference.problems import AdapterError
-from inference.turns import Turns
+from inference.registry import Registry
+from inference.turns import Turn, Turns
+from inference.verdicts import Verdicts
 from service.contracts.replica import AdapterProblem, Tier
 
-T = TypeVar("T")
-
-ABORT_SECONDS = 0.5
+ABORT_SECONDS = 0.3
 """vLLM aborts a departed client's request just after its handler returned; the adapter counts as used for so long."""
+QUARANTINE_SECONDS = 24 * 3600.0
+FETCHING = "The adapter is being fetched; try again shortly."
 
 
-class Engine(Protocol):
-    async def load(self, adapter: str, folder: Path) -> None:
-        """Raises AdapterError where the engine refuses; loading what is loaded is success."""
-        ...
+@dataclass(frozen=True)
+class Ask:
+    """What a request wants: `adapter` is None for the base, `cost` its likely tokens."""
 
-    async def unload(self, adapter: str) -> None:
-        """After it the engine can no longer read the adapter's files."""
-        ...
+    tenant: str
+    adapter: str | None
+    cost: float = 0.0
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A request inside vLLM, and the tier in which it found its adapter; None for the base."""
+
+    turn: Turn
+    tier: Tier | None
+    waited: float = 0.0
+    """Seconds for its turn; what loading took is not counted."""
 
 
 class Residency:
     """One event loop. A request is one `try_enter` or `enter`, then one `leave`."""
 
     def __init__(
-        self, engine: Engine, cache: AdapterCache, turns: Turns, *, max_loras: int, max_known: int, hold_seconds: float
+        self,
+        registry: Registry,
+        cache: AdapterCache,
+        turns: Turns,
+        metrics: Metrics,
+        hottest: Hottest,
+        *,
+        hold_seconds: float,
     ) -> None:
-        self._engine = engine
+        self._registry = registry
         self._cache = cache
         self._turns = turns
-        self._max_loras = max_loras
-        self._max_known = max_known
+        self._metrics = metrics
+        self._hottest = hottest
         self._hold_seconds = hold_seconds
-        self._known: OrderedDict[str, None] = OrderedDict()
-        """Least recently used first; a mirror of vLLM's registry."""
         self._uses: Counter[str] = Counter()
         self._changed = asyncio.Event()
-        self._changes: set[asyncio.Task[Any]] = set()
         self._closing: set[str] = set()
         """To be evicted once their requests are done; no new one is let in."""
-        self._leaving: str | None = None
-        """On its way out of vLLM to make room, under the engine lock."""
-        self._engine_lock = asyncio.Lock()
+        self._quarantine = Verdicts()
 
     def tier(self, adapter: str) -> Tier | None:
         """Where the adapter is now; None if only storage may have it."""
-        if adapter in self._known:
-            recent = zip(reversed(self._known), range(self._max_loras), strict=False)
-            return "gpu" if any(adapter == name for name, _ in recent) else "cpu"
+        if adapter in self._registry:
+            recent = islice(self._registry.recent_first(), self._turns.limits.slots)
+            return "gpu" if adapter in recent else "cpu"
         return "disk" if self._cache.holds(adapter) else None
 
     def tiers(self) -> dict[str, Tier]:
         """Every adapter on this replica, fastest tiers first."""
-        names = [*reversed(self._known), *(name for name in self._cache.adapters if name not in self._known)]
-        return {name: tier for name in names if (tier := self.tier(name)) is not None}
+        gpu = self._turns.limits.slots
+        known: dict[str, Tier] = {
+            name: "gpu" if place < gpu else "cpu" for place, name in enumerate(self._registry.recent_first())
+        }
+        disk: dict[str, Tier] = {name: "disk" for name in self._cache.adapters if name not in known}
+        return known | disk
 
-    @property
-    def disk_bytes(self) -> int:
-        return self._cache.disk_bytes
-
-    @property
-    def in_flight(self) -> dict[str, int]:
-        return self._turns.running
-
-    def try_enter(self, adapter: str) -> Tier | None:
+    def try_enter(self, ask: Ask) -> Visit | None:
         """All of admission for an adapter that vLLM knows and that has a turn free; None where it takes waiting."""
-        if adapter not in self._known or adapter in self._closing or adapter == self._leaving:
+        adapter = ask.adapter
+        if adapter is not None:
+            self._quarantine.check(adapter)
+            if adapter in self._closing or not self._registry.usable(adapter):
+                return None
+        turn = self._turns.try_take(ask.tenant, adapter, ask.cost)
+        if turn is None:
             return None
-        if not self._turns.try_take(adapter):
-            return None
-        tier = self.tier(adapter)
-        self._known.move_to_end(adapter)
+        self._metrics.waited(0.0)
+        if adapter is None:
+            return Visit(turn, None)
+        tier = self.tier(adapter) or "gpu"
+        self._registry.touch(adapter)
         self._uses[adapter] += 1
-        return tier
+        return self._visit(turn, adapter, tier)
 
-    async def enter(self, adapter: str) -> Tier:
-        """Waits until the adapter is loaded and has a turn. Every enter that returns needs one `leave`."""
+    async def enter(self, ask: Ask) -> Visit:
+        """Waits until the adapter is loaded and has a turn. Every enter that returns needs one `leave`.
+
+        Raises AdapterError where the adapter cannot be had, the queue is full or the wait takes too long.
+        """
         deadline = asyncio.get_running_loop().time() + self._hold_seconds
-        async with _in_time(deadline, "adapter_loading", "The adapter is being unloaded; try again shortly."):
-            await self._until(lambda: adapter not in self._closing)
-        tier = self.tier(adapter) or "store"
-        self._uses[adapter] += 1
-        self._cache.pin(adapter)
+        turn = self._turns.join(ask.tenant, ask.adapter, ask.cost)
         try:
-            await self._wait_and_load(adapter, deadline)
+            if ask.adapter is None:
+                return Visit(turn, None, await self._granted(turn, deadline))
+            return await self._enter_adapter(turn, ask.adapter, deadline)
         except BaseException:
-            self._release(adapter)
+            self._turns.leave(turn, used=0.0)
             raise
-        finally:
-            self._cache.unpin(adapter)
-        return tier
 
-    def leave(self, adapter: str, *, aborted: bool) -> None:
-        """The request is over: its response is complete, or its client is gone."""
+    def leave(self, visit: Visit, *, used: float | None = None, aborted: bool) -> None:
+        """The request is over: its response is complete, or its client is gone. `used` is in tokens."""
         if aborted:
-            asyncio.get_running_loop().call_later(ABORT_SECONDS, self._give_back, adapter)
+            asyncio.get_running_loop().call_later(ABORT_SECONDS, self._give_back, visit, used)
         else:
-            self._give_back(adapter)
+            self._give_back(visit, used)
 
-    async def ensure(self, adapter: str) -> Tier:
+    async def ensure(self, adapter: str, tenant: str = "") -> Tier | None:
         """Loads the adapter without a request; the tier it was found in."""
-        tier = self.try_enter(adapter) or await self.enter(adapter)
-        self.leave(adapter, aborted=False)
-        return tier
+        ask = Ask(tenant, adapter)
+        visit = self.try_enter(ask) or await self.enter(ask)
+        self.leave(visit, used=0.0, aborted=False)
+        return visit.tier
 
     async def evict(self, adapter: str, *, seconds: float) -> None:
         """Takes the adapter out of vLLM and off the disk, waiting at most so long for its requests in flight."""
@@ -127,90 +145,106 @@ class Residency:
             except TimeoutError:
                 message = f"{self._uses[adapter]} requests still use this adapter; try again."
                 raise AdapterError("no_capacity", message) from None
-            await self._exclusively(self._unload(adapter))
+            await self._registry.unload(adapter)
             await self._cache.delete(adapter)
         finally:
             self._closing.discard(adapter)
             self._wake()
 
-    async def _wait_and_load(self, adapter: str, deadline: float) -> None:
-        folder = None if adapter in self._known else await self._fetched(adapter, deadline)
-        async with _in_time(deadline, "no_capacity", "All adapter slots of this replica stayed busy."):
-            await self._turns.take(adapter)
+    def quarantine(self, adapter: str) -> None:
+        """Lets no further request in: the adapter's answers were not finite, whatever the gate thought of its bytes."""
+        message = "This adapter cannot be served: it made the model compute values that are not numbers."
+        self._metrics.quarantined()
+        self._quarantine.remember(adapter, AdapterError("adapter_invalid", message), QUARANTINE_SECONDS)
+
+    # -- coming in ----------------------------------------------------------------------------------------------------
+
+    async def _enter_adapter(self, turn: Turn, adapter: str, deadline: float) -> Visit:
+        async with _in_time(deadline, "adapter_loading", "The adapter is being unloaded; try again shortly."):
+            await self._until(lambda: adapter not in self._closing)
+        self._quarantine.check(adapter)
+        tier = self.tier(adapter) or "store"
+        self._uses[adapter] += 1
+        self._cache.want(adapter)
         try:
-            # While this request waited, its adapter may have had to make room for one that ran.
-            while adapter not in self._known or adapter == self._leaving:
-                folder = folder or await self._fetched(adapter, deadline)
-                await self._exclusively(self._load(adapter, folder))
-            self._known.move_to_end(adapter)
+            if adapter not in self._registry:
+                await self._prefetch(adapter, turn.tenant, deadline)
+            waited = await self._granted(turn, deadline)
+            await self._become_resident(adapter, turn.tenant, deadline)
         except BaseException:
-            self._turns.give_back(adapter)
+            self._release(adapter)
             raise
+        finally:
+            self._cache.unwant(adapter)
+        return self._visit(turn, adapter, tier, waited)
 
-    async def _fetched(self, adapter: str, deadline: float) -> Path:
-        async with _in_time(deadline, "adapter_loading", "The adapter is being fetched; try again shortly."):
-            return await self._materialise(adapter)
+    async def _granted(self, turn: Turn, deadline: float) -> float:
+        began = asyncio.get_running_loop().time()
+        self._turns.ready(turn)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await turn.granted
+        except TimeoutError:
+            again = self._turns.seconds_to_wait(turn.tenant)
+            message = "This replica stayed busy with requests that came before."
+            raise AdapterError("no_capacity", message, retry_after=again) from None
+        waited = asyncio.get_running_loop().time() - began
+        self._metrics.waited(waited)
+        return waited
 
-    async def _materialise(self, adapter: str) -> Path:
-        """A disk full of adapters that only vLLM's registry holds is relieved by unloading idle ones."""
-        while True:
+    async def _prefetch(self, adapter: str, tenant: str, deadline: float) -> None:
+        """To disk while the request waits for its turn. What does not fit is fetched when the turn has come."""
+        async with _in_time(deadline, "adapter_loading", FETCHING):
             try:
-                return await self._cache.materialise(adapter)
-            except AdapterError as error:
-                if error.problem != "no_capacity" or not await self._exclusively(self._unload_one_idle()):
-                    raise
+                await self._cache.materialise(adapter, tenant)
+            except NoRoom:
+                return
 
-    async def _exclusively(self, change: Coroutine[None, None, T]) -> T:
-        """One change of vLLM's registry at a time, run to its end even if the request that wanted it is gone."""
-
-        async def locked() -> T:
-            async with self._engine_lock:
-                return await change
-
-        task = asyncio.create_task(locked())
-        self._changes.add(task)
-        task.add_done_callback(self._changes.discard)
-        return await asyncio.shield(task)
-
-    async def _load(self, adapter: str, folder: Path) -> None:
-        if adapter in self._known:
-            return
-        if len(self._known) >= self._max_known and not await self._unload_one_idle():
-            raise AdapterError("no_capacity", "Every adapter this replica can hold is in use.")
+    async def _become_resident(self, adapter: str, tenant: str, deadline: float) -> None:
+        """In its turn. While the request waited, its adapter may have had to make room for one that ran."""
         self._cache.pin(adapter)
         try:
-            await self._engine.load(adapter, folder)
-        except BaseException:
-            self._cache.unpin(adapter)
-            raise
-        self._known[adapter] = None
-
-    async def _unload_one_idle(self) -> bool:
-        """Makes room by the adapter used longest ago that vLLM is not working with; False if there is none.
-
-        One that requests only wait for is loaded again when its turn comes; its files stay pinned until then.
-        """
-        idle = [name for name in self._known if name not in self._turns.running and name not in self._closing]
-        if not idle:
-            return False
-        adapter = next((name for name in idle if self._uses[name] == 0), idle[0])
-        self._leaving = adapter
-        try:
-            await self._unload(adapter)
+            while not self._registry.usable(adapter):
+                async with _in_time(deadline, "adapter_loading", FETCHING):
+                    folder = await self._materialise(adapter, tenant)
+                await self._registry.load(adapter, folder, tenant, self._idle)
+            self._registry.touch(adapter)
         finally:
-            self._leaving = None
-        return True
-
-    async def _unload(self, adapter: str) -> None:
-        """The caller has closed the adapter and seen that no request of it runs."""
-        if adapter in self._known:
-            await self._engine.unload(adapter)
-            del self._known[adapter]
             self._cache.unpin(adapter)
 
-    def _give_back(self, adapter: str) -> None:
-        self._turns.give_back(adapter)
-        self._release(adapter)
+    async def _materialise(self, adapter: str, tenant: str) -> Path:
+        """A disk full of adapters that only vLLM's registry holds is relieved by unloading idle ones."""
+        shared = True
+        while True:
+            try:
+                return await self._cache.materialise(adapter, tenant)
+            except NoRoom:
+                # The first fetch may have been one that began as somebody's prefetch, with less right to room.
+                if not shared and not await self._registry.make_room(tenant, self._idle):
+                    raise
+                shared = False
+
+    # -- bookkeeping --------------------------------------------------------------------------------------------------
+
+    def _idle(self) -> list[str]:
+        """What vLLM knows and is not working with, used longest ago first.
+
+        One that requests only wait for goes last; it is loaded again when its turn comes.
+        """
+        running = self._turns.running
+        names = [*self._registry.recent_first()][::-1]
+        idle = [name for name in names if name not in running and name not in self._closing]
+        return sorted(idle, key=lambda name: self._uses[name] > 0)
+
+    def _visit(self, turn: Turn, adapter: str, tier: Tier, waited: float = 0.0) -> Visit:
+        self._metrics.found(tier)
+        self._hottest.note(adapter)
+        return Visit(turn, tier, waited)
+
+    def _give_back(self, visit: Visit, used: float | None) -> None:
+        self._turns.leave(visit.turn, used)
+        if visit.turn.adapter is not None:
+            self._release(visit.turn.adapter)
 
     def _release(self, adapter: str) -> None:
         self._uses[adapter] -= 1

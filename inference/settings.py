@@ -27,13 +27,26 @@ class ReplicaSettings(BaseSettings):
     max_lora_rank: int = Field(default=64, ge=1)
     cache_bytes: int = Field(default=8 << 30, description="Disk budget of the adapter cache.")
     hold_seconds: float = Field(default=30.0, gt=0, description="Longest wait of a request for its adapter and slot.")
-    queue_limit: int = Field(default=256, ge=1, description="Requests that may wait for an adapter slot.")
+    max_in_flight: int = Field(
+        default=128, ge=1, description="Requests inside vLLM at once; no more than its --max-num-seqs is of use."
+    )
+    tenant_in_flight: int = Field(default=64, ge=1, description="Of these, one tenant's at most.")
+    queue_limit: int = Field(default=512, ge=1, description="Requests that may wait for their turn.")
+    tenant_queue_limit: int = Field(default=256, ge=1, description="Of these, one tenant's at most.")
+    stint_seconds: float = Field(
+        default=1.0, ge=0, description="How long an adapter keeps its slot while others wait for one."
+    )
     max_body_bytes: int = Field(default=8 << 20, ge=1 << 10)
     kv_cache_gib: float = Field(default=1.0, gt=0, description="Only for vLLM on CPUs.")
     threads: str = Field(default="auto", description="VLLM_CPU_OMP_THREADS_BIND; only for vLLM on CPUs.")
     extra_args: tuple[str, ...] = ()
     heartbeat_seconds: float = 2.0
-    canary_seconds: float = 10.0
+    canary_seconds: float = Field(default=3.0, gt=0, description="Between two one-token canaries on the base.")
+    hang_seconds: float = Field(
+        default=5.0, gt=0, description="An engine that neither brings forth tokens nor computes for so long is hung."
+    )
+    drain_seconds: float = Field(default=6.0, ge=0, description="Longest wait for answers in flight after SIGTERM.")
+    restarts: int = Field(default=0, ge=0, description="Set by the launcher for its vLLM child.")
     start_timeout_seconds: float = 600.0
     fetch_timeout_seconds: float = 60.0
 

@@ -5,11 +5,10 @@ Turns every way a network can fail into an AdapterError; retries, caching and ve
 
 import asyncio
 import hashlib
-import os
+import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import aiohttp
 from pydantic import ValidationError
@@ -20,7 +19,7 @@ from service.contracts.ids import AdapterId
 from service.contracts.manifest import ManifestFile, adapter_id_of
 from service.contracts.replica import AdapterSource
 
-CHUNK_BYTES = 1 << 20
+BATCH_BYTES = 1 << 20
 _STALL_SECONDS = 15.0
 """A connection that brings no byte for so long is given up."""
 
@@ -54,15 +53,14 @@ class AdapterSources:
         return source
 
     async def download(self, url: str, file: ManifestFile, target: Path) -> None:
-        """Streams one file to `target`, on disk when this returns, and proves its size and hash on the way."""
+        """Streams one file to `target`, and proves its size and hash on the way."""
         async with self._get(url, {}) as response:
             if response.status == 404:
                 raise AdapterError("adapter_corrupt", f"{file.path} is missing from storage.")
             if response.status != 200:
                 raise _unavailable(f"storage answered {response.status}")
-            with target.open("xb") as sink:
+            with target.open("xb", buffering=0) as sink:
                 digest, size = await _receive(response.content, sink, file.size)
-                await asyncio.to_thread(os.fsync, sink.fileno())
         if size != file.size or digest != file.sha256:
             raise AdapterError("adapter_corrupt", f"{file.path} in storage is not what was published.")
 
@@ -76,7 +74,10 @@ class AdapterSources:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=_STALL_SECONDS)
             # Compressed answers would defeat the size bound, redirects the choice of host.
             self._session = aiohttp.ClientSession(
-                timeout=timeout, auto_decompress=False, headers={"Accept-Encoding": "identity"}
+                timeout=timeout,
+                auto_decompress=False,
+                headers={"Accept-Encoding": "identity"},
+                read_bufsize=BATCH_BYTES,
             )
         try:
             async with self._session.get(url, headers=headers, allow_redirects=False) as response:
@@ -85,20 +86,38 @@ class AdapterSources:
             raise _unavailable(type(error).__name__) from error
 
 
-async def _receive(content: aiohttp.StreamReader, sink: BinaryIO, limit: int) -> tuple[str, int]:
+async def _receive(content: aiohttp.StreamReader, sink: io.RawIOBase, limit: int) -> tuple[str, int]:
+    """Hashes and writes one batch in a thread while the next one arrives; no more than two are in memory."""
     digest, size = hashlib.sha256(), 0
 
-    def keep(chunk: bytes) -> None:
-        digest.update(chunk)
-        sink.write(chunk)
+    def keep(batch: bytes) -> None:
+        digest.update(batch)
+        rest = memoryview(batch)
+        while rest:
+            rest = rest[sink.write(rest) or 0 :]
 
-    async for chunk in content.iter_chunked(CHUNK_BYTES):
-        size += len(chunk)
-        if size > limit:
-            break
-        await asyncio.to_thread(keep, chunk)
-    await asyncio.to_thread(sink.flush)
+    kept: asyncio.Future[None] | None = None
+    try:
+        while size <= limit and (batch := await _batch(content)):
+            size += len(batch)
+            if kept is not None:
+                await kept
+            kept = asyncio.ensure_future(asyncio.to_thread(keep, batch))
+    finally:
+        # Also where the fetch is cancelled: the file must not be closed under the thread.
+        if kept is not None:
+            await kept
     return digest.hexdigest(), size
+
+
+async def _batch(content: aiohttp.StreamReader) -> bytes:
+    """Up to a batch of bytes; empty at the end."""
+    parts: list[bytes] = []
+    size = 0
+    while size < BATCH_BYTES and (part := await content.readany()):
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)
 
 
 def _unavailable(reason: str) -> AdapterError:

@@ -1,7 +1,6 @@
-"""Parts of the inference tests: adapters made by hand, and a real HTTP server for the service and its storage."""
+"""Parts of the inference tests: a real HTTP server for the service and its storage."""
 
 import asyncio
-import hashlib
 import json
 import tempfile
 from collections import Counter
@@ -13,102 +12,24 @@ from typing import Any
 import pytest
 import torch
 from aiohttp import web
-from safetensors.torch import save
+from prometheus_client import CollectorRegistry
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from inference import plugin, residency
+from inference import residency
+from inference import runtime as runtime_module
 from inference.admission import Admission
 from inference.gate import AdapterGate
-from inference.plugin import Runtime, make_runtime
+from inference.registry import Engine
+from inference.runtime import Runtime
 from inference.settings import ReplicaSettings
-from service.contracts.manifest import ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterManifest, ManifestFile, adapter_id_of
 from service.contracts.replica import AdapterSource, ReplicaHeartbeat, ReplicaOrders
+from tests.inference.adapters import BLOCKS, FINGERPRINT, HIDDEN, INNER, LAYERS, Adapter
 from tests.inference.stand_in import CHAT, KEY, Call, Client, StandIn
 
-FINGERPRINT = "f" * 64
 REPLICA_TOKEN = "replica-token-0123456789"
-HIDDEN, INNER, BLOCKS = 64, 128, 2
-LAYERS = {
-    f"model.layers.{block}.{name}": shape
-    for block in range(BLOCKS)
-    for name, shape in {
-        "self_attn.q_proj": (HIDDEN, HIDDEN),
-        "self_attn.v_proj": (HIDDEN, HIDDEN),
-        "mlp.down_proj": (HIDDEN, INNER),
-    }.items()
-}
-
-Tensors = dict[str, torch.Tensor]
-
 BYTECODE = {"PYTHONPYCACHEPREFIX": str(Path(tempfile.gettempdir()) / "weft-bytecode")}
 """Kept from run to run, so that only the first one compiles vLLM's modules."""
-
-
-@dataclass(frozen=True)
-class Adapter:
-    manifest: AdapterManifest
-    files: dict[str, bytes]
-
-    @property
-    def id(self) -> str:
-        return adapter_id_of(self.manifest)
-
-    def write(self, folder: Path) -> Path:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in self.files.items():
-            (folder / name).write_bytes(content)
-        return folder
-
-
-def lora_tensors(seed: int, rank: int = 4, scale: float = 0.3) -> Tensors:
-    generator = torch.Generator().manual_seed(seed)
-    tensors: Tensors = {}
-    for module, (features_out, features_in) in LAYERS.items():
-        name = f"base_model.model.{module}"
-        tensors[f"{name}.lora_A.weight"] = torch.randn(rank, features_in, generator=generator) * scale
-        tensors[f"{name}.lora_B.weight"] = torch.randn(features_out, rank, generator=generator) * scale
-    return tensors
-
-
-def lora_config(rank: int = 4, **changes: Any) -> dict[str, Any]:
-    plain = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "r": rank,
-        "lora_alpha": 2 * rank,
-        "target_modules": ["q_proj", "v_proj", "down_proj"],
-        "bias": "none",
-        "use_dora": False,
-    }
-    return plain | changes
-
-
-def pack(files: dict[str, bytes], *, seed: int = 0, rank: int = 4, alpha: float = 8.0, **changes: Any) -> Adapter:
-    """An adapter whose manifest states exactly these files."""
-    listed = tuple(
-        ManifestFile(path=name, sha256=hashlib.sha256(content).hexdigest(), size=len(content))
-        for name, content in files.items()
-    )
-    manifest = AdapterManifest(
-        base_model="base",
-        base_fingerprint=FINGERPRINT,
-        chat_template_sha256=None,
-        rank=rank,
-        alpha=alpha,
-        target_modules=("q_proj", "v_proj", "down_proj"),
-        job_id=f"ftjob-{seed}",
-        step=1,
-        files=listed,
-    )
-    return Adapter(manifest.model_copy(update=changes), files)
-
-
-def lora(seed: int, rank: int = 4, tensors: Tensors | None = None, **config: Any) -> Adapter:
-    settings = lora_config(rank, **config)
-    weights = save({name: value.contiguous() for name, value in (tensors or lora_tensors(seed, rank)).items()})
-    files = {ADAPTER_CONFIG: json.dumps(settings).encode(), ADAPTER_WEIGHTS: weights}
-    return pack(files, seed=seed, rank=rank, alpha=float(settings["lora_alpha"]))
 
 
 @dataclass
@@ -265,7 +186,11 @@ def vllm() -> StandIn:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, gate: AdapterGate) -> None:
     monkeypatch.setattr(residency, "ABORT_SECONDS", 0.02)
-    monkeypatch.setattr(plugin, "AdapterGate", lambda *_, **__: gate)
+    monkeypatch.setattr(runtime_module, "AdapterGate", lambda *_, **__: gate)
+
+
+def make_runtime(settings: ReplicaSettings, engine: Engine) -> Runtime:
+    return Runtime(settings, engine, CollectorRegistry())
 
 
 @pytest.fixture
@@ -286,9 +211,16 @@ def call(runtime: Runtime, vllm: StandIn) -> Call:
     admission = Admission(vllm)
 
     def call(
-        model: str = "base", *, path: str = CHAT, body: bytes | None = None, key: bytes = KEY, method: str = "POST"
+        model: str = "base",
+        *,
+        path: str = CHAT,
+        body: bytes | None = None,
+        key: bytes = KEY,
+        method: str = "POST",
+        tenant: str | None = None,
+        **fields: Any,
     ) -> Client:
-        content = json.dumps({"model": model, "messages": []}).encode() if body is None else body
-        return Client(admission, runtime, path, content, key, method)
+        content = json.dumps({"model": model, "messages": [], **fields}).encode() if body is None else body
+        return Client(admission, runtime, path, content, key, method, tenant)
 
     return call

@@ -1,7 +1,9 @@
 """A running replica as the tests see it: over HTTP, through its heartbeats, and by its processes."""
 
 import asyncio
-from collections.abc import Callable
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ import psutil
 import pytest
 
 from service.contracts.replica import ReplicaHeartbeat
-from tests.inference.conftest import ServiceAndStorage
+from tests.conftest import free_port
+from tests.inference.conftest import BYTECODE, ServiceAndStorage, replica_settings, write_base
 
 READY_SECONDS = 240.0
 PROMPT = "Name a colour."
@@ -70,3 +73,35 @@ class Replica:
 def chat(model: str, tokens: int = 8, **changes: Any) -> dict[str, Any]:
     message = {"role": "user", "content": PROMPT}
     return {"model": model, "messages": [message], "max_tokens": tokens, "temperature": 0, "ignore_eos": True} | changes
+
+
+@asynccontextmanager
+async def running_replica(service: ServiceAndStorage, folder: Path) -> AsyncIterator[Replica]:
+    """Two slots, room for four adapters, on a tiny random base; not ready yet."""
+    write_base(folder / "base")
+    settings = replica_settings(
+        service.url,
+        folder / "cache",
+        port=free_port(),
+        base_source=str(folder / "base"),
+        api_key="",
+        max_loras=2,
+        max_cpu_loras=4,
+        max_lora_rank=16,
+        kv_cache_gib=0.0625,
+        heartbeat_seconds=0.2,
+        canary_seconds=2.0,
+    )
+    # In bfloat16 batches round differently, which on a random base flips near ties.
+    variables = settings.for_child() | BYTECODE | {"WEFT_REPLICA_EXTRA_ARGS": '["--dtype", "float32"]'}
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "inference", env=variables, stdout=output, stderr=output
+        )
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=90)) as session:
+        replica = Replica(process, service, session, folder / "cache" / "adapters", log)
+        yield replica
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()

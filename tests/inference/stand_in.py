@@ -10,7 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from inference.admission import Admission
-from inference.plugin import Runtime
+from inference.runtime import Runtime
+from service.contracts.replica import TENANT_HEADER
 
 KEY = b"Bearer replica-key-0123456789"
 CHAT = "/v1/chat/completions"
@@ -76,12 +77,22 @@ class StandIn:
 class Client:
     """One request; `leave` disconnects."""
 
-    def __init__(self, admission: Admission, runtime: Runtime, path: str, body: bytes, key: bytes, method: str) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        runtime: Runtime,
+        path: str,
+        body: bytes,
+        key: bytes,
+        method: str,
+        tenant: str | None = None,
+    ) -> None:
         self.sent: list[dict[str, Any]] = []
         self._parts = [body[: len(body) // 2], body[len(body) // 2 :]]
         self.parts_read = 0
         self._left = asyncio.Event()
         headers = [(b"authorization", key)] if key else []
+        headers += [(TENANT_HEADER.encode(), tenant.encode())] if tenant else []
         app = SimpleNamespace(state=SimpleNamespace(weft=runtime))
         scope = {"type": "http", "method": method, "path": path, "headers": headers, "app": app}
         self.task = asyncio.create_task(admission(scope, self._receive, self._send))

@@ -1,10 +1,17 @@
 """Admission as an HTTP peer sees it: which routes there are, whose key opens them, what a body must be."""
 
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
+from inference.admission import Admission
+from inference.runtime import Runtime
 from inference.settings import ReplicaSettings
+from tests.inference.adapters import lora
 from tests.inference.conftest import ServiceAndStorage
-from tests.inference.stand_in import CHAT, KEY, Call, StandIn
+from tests.inference.stand_in import CHAT, KEY, Call, StandIn, until
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -81,3 +88,28 @@ async def test_body_is_bounded(call: Call, small: ReplicaSettings, vllm: StandIn
     client = await call(body=b" " * (small.max_body_bytes + 1)).done()
     assert (client.status, client.error["code"]) == (413, "payload_too_large")
     assert vllm.bodies == []
+
+
+async def test_end_of_the_server_ends_fetches(service: ServiceAndStorage, vllm: StandIn, runtime: Runtime) -> None:
+    """vLLM takes the application's state apart in its own shutdown, so ours comes first."""
+    service.slow_seconds = 2.0
+    app = SimpleNamespace(state=SimpleNamespace(weft=runtime))
+    fetching = asyncio.create_task(runtime.residency.ensure(service.publish(lora(1))))
+    await until(lambda: bool(service.downloaded))
+    answers = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        del app.state
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def receive() -> dict[str, str]:
+        return {"type": "lifespan.shutdown"}
+
+    async def send(message: Any) -> None:
+        answers.append(message)
+
+    await Admission(application)({"type": "lifespan", "app": app}, receive, send)
+    assert answers == [{"type": "lifespan.shutdown.complete"}]
+    with pytest.raises(asyncio.CancelledError):
+        await fetching

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from inference import cache as cache_module
-from inference.cache import AdapterCache
+from inference import folders, verdicts
+from inference.cache import ATTEMPTS, AdapterCache
 from inference.gate import AdapterGate
+from inference.metrics import Metrics
 from inference.problems import AdapterError
 from inference.settings import ReplicaSettings
 from inference.source import AdapterSources
 from service.contracts.manifest import ADAPTER_WEIGHTS, MANIFEST
-from tests.inference.conftest import Adapter, ServiceAndStorage, lora, lora_tensors
+from tests.inference.adapters import Adapter, lora, lora_tensors
+from tests.inference.conftest import ServiceAndStorage
 
 
 @pytest.fixture
@@ -31,7 +34,9 @@ def cache(sources: AdapterSources, gate: AdapterGate, tmp_path: Path) -> Adapter
 
 
 def make(sources: AdapterSources, gate: AdapterGate, root: Path, **changes: Any) -> AdapterCache:
-    return AdapterCache(root, sources, gate, **{"budget": 1 << 20, "fetch_seconds": 5.0} | changes)
+    return AdapterCache(
+        root, sources, gate, Metrics(CollectorRegistry()), **{"budget": 1 << 20, "fetch_seconds": 5.0} | changes
+    )
 
 
 def size(adapter: Adapter) -> int:
@@ -78,10 +83,21 @@ async def test_departed_requester_does_not_end_the_fetch(service: ServiceAndStor
     assert service.described[adapter] == 1
 
 
-async def test_two_downloads_at_a_time(service: ServiceAndStorage, cache: AdapterCache) -> None:
+async def test_two_adapters_at_a_time_all_their_files_at_once(service: ServiceAndStorage, cache: AdapterCache) -> None:
     service.slow_seconds = 0.05
     await asyncio.gather(*(cache.materialise(service.publish(lora(seed))) for seed in range(6)))
-    assert service.most_at_once == 2
+    assert service.most_at_once == 2 * len(lora(1).files)
+
+
+async def test_one_tenants_crowd_does_not_stand_before_anothers_adapter(
+    service: ServiceAndStorage, cache: AdapterCache
+) -> None:
+    service.slow_seconds = 0.05
+    crowd = [asyncio.create_task(cache.materialise(service.publish(lora(seed)), "crowd")) for seed in range(20)]
+    await asyncio.sleep(0.02)
+    await cache.materialise(service.publish(lora(99)), "other")
+    assert sum(task.done() for task in crowd) <= 2
+    await asyncio.gather(*crowd)
 
 
 async def test_cached_adapter_needs_no_service(service: ServiceAndStorage, cache: AdapterCache) -> None:
@@ -95,7 +111,7 @@ async def test_unknown_adapter_is_remembered_for_seconds(
     service: ServiceAndStorage, cache: AdapterCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter = lora(1)
-    monkeypatch.setattr(cache_module, "MISS_SECONDS", 0.2)
+    monkeypatch.setitem(verdicts.SECONDS, "adapter_not_found", 0.2)
     assert await problem(cache, adapter.id) == "adapter_not_found"
     service.publish(adapter)
     assert await problem(cache, adapter.id) == "adapter_not_found"
@@ -144,7 +160,23 @@ async def test_altered_bytes_never_reach_their_place(
     assert await problem(cache, adapter) == "adapter_corrupt"
     assert_clean(tmp_path)
     service.damage = None
-    await cache.materialise(adapter)
+    loop = asyncio.get_running_loop()
+    repaired = loop.time()
+    while True:
+        try:
+            await cache.materialise(adapter)
+            break
+        except AdapterError:
+            await asyncio.sleep(0.02)
+    assert loop.time() - repaired < 1.0
+
+
+async def test_damaged_adapter_is_not_fetched_for_each_request(service: ServiceAndStorage, cache: AdapterCache) -> None:
+    service.damage = lambda content: b"x" * len(content)
+    adapter = service.publish(lora(1))
+    for _ in range(10):
+        assert await problem(cache, adapter) == "adapter_corrupt"
+    assert service.described[adapter] == ATTEMPTS
 
 
 async def test_another_adapters_manifest_is_not_believed(service: ServiceAndStorage, cache: AdapterCache) -> None:
@@ -210,7 +242,7 @@ async def test_full_disk(
 
     adapter = service.publish(lora(1))
     with monkeypatch.context() as patch:
-        patch.setattr(cache_module, "_publish", full)
+        patch.setattr(folders, "publish", full)
         assert await problem(cache, adapter) == "no_capacity"
         assert_clean(tmp_path)
     await cache.materialise(adapter)

@@ -1,4 +1,4 @@
-"""The engine that Weft's general plugin changes: what one tenant leaves in the KV cache never reaches another."""
+"""The engine that Weft's plugin changes: one tenant's KV cache never reaches another; whose values are NaN is known."""
 
 import json
 import os
@@ -8,18 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.inference.conftest import BYTECODE, lora, lora_tensors, write_base
+from tests.inference.adapters import lora, lora_tensors
+from tests.inference.conftest import BYTECODE, write_base
 
 PROGRAM = """
 import json, sys
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
+from inference.engine import on_corruption
 
 base, poison = sys.argv[1:]
 engine = LLM(
     base, enable_lora=True, max_lora_rank=8, max_model_len=128, enable_prefix_caching=False,
     kv_cache_memory_bytes=1 << 24, num_gpu_blocks_override=4, distributed_executor_backend="uni",
+    disable_log_stats=False,
 )
+reported = []
+on_corruption(reported.append)
 greedy = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
 
 def answer(lora=None):
@@ -28,7 +33,8 @@ def answer(lora=None):
 
 before = answer()
 poisoned = [answer(LoRARequest("poison", 1, poison)) for _ in range(5)]
-print(json.dumps({"before": before, "poisoned": poisoned, "after": [answer() for _ in range(4)]}))
+after = [answer() for _ in range(4)]
+print(json.dumps({"before": before, "poisoned": poisoned, "after": after, "reported": reported}))
 """
 
 
@@ -45,6 +51,7 @@ def test_adapter_of_nans_leaves_no_trace_in_the_kv_cache(tmp_path: Path) -> None
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "OMP_NUM_THREADS": "1",
+        "VLLM_COMPUTE_NANS_IN_LOGITS": "1",
     }
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "base"), str(poison)]
     run = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=240, check=False)
@@ -52,3 +59,4 @@ def test_adapter_of_nans_leaves_no_trace_in_the_kv_cache(tmp_path: Path) -> None
     answers = json.loads(run.stdout.splitlines()[-1])
     assert all(tokens != answers["before"] for tokens in answers["poisoned"])
     assert answers["after"] == [answers["before"]] * 4
+    assert answers["reported"] == ["poison"] * 5, "each of its requests is known, and no other"

@@ -8,11 +8,11 @@ import json
 import os
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import aiohttp
 import psutil
 import pytest
 import torch
@@ -20,17 +20,10 @@ from aiohttp import web
 
 from service.contracts.replica import ReplicaOrders
 from tests.conftest import free_port
-from tests.inference.conftest import (
-    BYTECODE,
-    Adapter,
-    ServiceAndStorage,
-    lora,
-    lora_tensors,
-    replica_settings,
-    write_base,
-)
-from tests.inference.running import PROMPT, Replica, chat
-from tests.inference.test_gate import HOSTILE_TENSORS
+from tests.inference.adapters import lora, lora_tensors
+from tests.inference.conftest import ServiceAndStorage, replica_settings
+from tests.inference.hostile import HOSTILE
+from tests.inference.running import PROMPT, Replica, chat, running_replica
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
@@ -50,34 +43,8 @@ async def module_service() -> AsyncIterator[ServiceAndStorage]:
 async def replica(
     module_service: ServiceAndStorage, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Replica]:
-    folder = tmp_path_factory.mktemp("replica")
-    write_base(folder / "base")
-    settings = replica_settings(
-        module_service.url,
-        folder / "cache",
-        port=free_port(),
-        base_source=str(folder / "base"),
-        api_key="",
-        max_loras=2,
-        max_cpu_loras=4,
-        max_lora_rank=16,
-        kv_cache_gib=0.0625,
-        heartbeat_seconds=0.2,
-        canary_seconds=2.0,
-    )
-    # In bfloat16 a batch rounds differently from a single row, which on a random base flips near ties.
-    variables = settings.for_child() | BYTECODE | {"WEFT_REPLICA_EXTRA_ARGS": '["--dtype", "float32"]'}
-    log = folder / "log"
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "inference", env=variables, stdout=output, stderr=output
-        )
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=90)) as session:
-        replica = Replica(process, module_service, session, folder / "cache" / "adapters", log)
+    async with running_replica(module_service, tmp_path_factory.mktemp("replica")) as replica:
         yield replica
-        if process.returncode is None:
-            process.terminate()
-            await process.wait()
 
 
 @pytest.fixture
@@ -182,10 +149,18 @@ async def test_departed_client_frees_its_slot(ready: Replica) -> None:
     response = await ready.session.post(f"{ready.now.url}/v1/chat/completions", json=body, headers=headers)
     await response.content.readany()
     response.close()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(1):
         while (await ready.status())["in_flight"]:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.02)
     assert (await ready.chat(adapter))[1] == "gpu"
+
+
+async def test_metrics_are_ours(ready: Replica) -> None:
+    async with ready.session.get(f"{ready.now.url}/metrics") as response:
+        page = await response.text()
+    assert 'weft_adapters_resident{tier="gpu"} 2.0' in page
+    assert 'weft_tokens_total{kind="completion",tenant="weft-canary"}' in page
+    assert "lora_requests_info" not in page
 
 
 @pytest.mark.parametrize("path", ["/v1/load_lora_adapter", "/invocations", "/tokenize", "/v1/responses", "/adapters"])
@@ -199,20 +174,11 @@ async def test_key_is_needed(ready: Replica) -> None:
     assert (status, answer["error"]["code"]) == (401, "invalid_api_key")
 
 
-def hostile_adapters() -> dict[str, Adapter]:
-    kinds = {kind: lora(1, tensors=change(lora_tensors(1))) for kind, (change, _) in HOSTILE_TENSORS.items()}
-    return kinds | {
-        "huge alpha": lora(1, lora_alpha=1e38),
-        "dora": lora(1, use_dora=True),
-        "too high": lora(1, rank=32),
-    }
-
-
 async def test_hostile_adapters_change_nothing_for_others(ready: Replica) -> None:
     (good,) = publish(ready, 1)
     before = (await ready.chat("base"))[0], (await ready.chat(good))[0]
-    for kind, adapter in hostile_adapters().items():
-        status, answer, _ = await ready.post("/v1/chat/completions", chat(ready.service.publish(adapter)))
+    for kind, (make, _) in HOSTILE.items():
+        status, answer, _ = await ready.post("/v1/chat/completions", chat(ready.service.publish(make())))
         assert (status, answer["error"]["code"]) == (422, "adapter_invalid"), kind
         assert len(answer["error"]["message"]) > len("This adapter cannot be served: "), kind
     assert ((await ready.chat("base"))[0], (await ready.chat(good))[0]) == before
@@ -240,11 +206,18 @@ async def restarted(replica: Replica, since: int) -> None:
     await replica.until_state("starting", since)
     after = next(n for n, beat in enumerate(replica.service.heartbeats) if n >= since and beat.state == "starting")
     await replica.until_state("ready", after)
-    (adapter,) = publish(replica, 1)
-    assert (await replica.chat(adapter))[1] == "disk", "what was on disk is still there, vLLM's memory is new"
+    (hot,) = publish(replica, 1)
+    async with asyncio.timeout(10):
+        while (await replica.status())["adapters"].get(hot) == "disk":  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    assert (await replica.chat(hot))[1] in ("gpu", "cpu"), "what was hot is loaded again before it is asked for"
 
 
 async def test_killed_engine_comes_back(ready: Replica) -> None:
+    (hot,) = publish(ready, 1)
+    await ready.chat(hot)
+    hottest = ready.cache.parent / "hottest.json"
+    await ready.until(lambda: hottest.exists() and hot in hottest.read_text(), "written down", 10)
     since = len(ready.service.heartbeats)
     ready.engine().kill()
     await restarted(ready, since)
@@ -261,13 +234,16 @@ async def test_killed_api_server_comes_back(ready: Replica) -> None:
 async def test_hung_engine_is_replaced(ready: Replica) -> None:
     since = len(ready.service.heartbeats)
     engine = ready.engine()
+    began = time.monotonic()
     engine.suspend()
+    await ready.until_state("down", since)
+    assert time.monotonic() - began < 12
     await restarted(ready, since)
     assert not engine.is_running()
 
 
 async def test_killed_launcher_takes_vllm_along(ready: Replica, tmp_path: Path) -> None:
-    """Killed without a chance to clean up; a second replica, so that the shared one lives on."""
+    """A second replica, so that the shared one lives on."""
     settings = replica_settings("http://127.0.0.1:9", tmp_path, port=free_port())
     with (tmp_path / "log").open("wb") as output:
         launcher = await asyncio.create_subprocess_exec(

@@ -3,15 +3,15 @@
 import asyncio
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from inference import residency
 from inference.admission import Admission
-from inference.plugin import Runtime, make_runtime
+from inference.runtime import Runtime
 from inference.settings import ReplicaSettings
-from tests.inference.conftest import ServiceAndStorage, lora
+from tests.inference.adapters import lora
+from tests.inference.conftest import ServiceAndStorage, make_runtime
 from tests.inference.stand_in import CHAT, KEY, Call, Client, StandIn, until
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -81,7 +81,7 @@ async def test_at_most_max_loras_distinct_adapters_run(
 ) -> None:
     adapters = [service.publish(lora(seed)) for seed in range(6)]
     vllm.gate.clear()
-    clients = [call(adapter) for adapter in adapters * 5]
+    clients = [call(adapter, tenant=f"tenant-{number % 2}") for number, adapter in enumerate(adapters * 5)]
     await until(lambda: sum(service.downloaded.values()) == 12 and len(runtime.status().in_flight) == 2)
     vllm.gate.set()
     assert {(await client.done()).status for client in clients} == {200}
@@ -89,9 +89,7 @@ async def test_at_most_max_loras_distinct_adapters_run(
     assert runtime.status().in_flight == {}
 
 
-async def test_slots_that_stay_busy(
-    service: ServiceAndStorage, vllm: StandIn, small: ReplicaSettings, tmp_path: Path
-) -> None:
+async def test_slots_that_stay_busy(service: ServiceAndStorage, vllm: StandIn, small: ReplicaSettings) -> None:
     short = small.model_copy(update={"hold_seconds": 0.3, "max_loras": 1})
     runtime = make_runtime(short, vllm)
     admission = Admission(vllm)
@@ -145,7 +143,7 @@ async def test_problems_reach_the_client_in_openais_envelope(
 
 
 async def test_evict_waits_for_requests_then_deletes(
-    call: Call, service: ServiceAndStorage, vllm: StandIn, runtime: Runtime, tmp_path: Path
+    call: Call, service: ServiceAndStorage, vllm: StandIn, runtime: Runtime
 ) -> None:
     vllm.gate.clear()
     adapter = service.publish(lora(1))

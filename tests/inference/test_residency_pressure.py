@@ -5,14 +5,19 @@ import random
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from inference.cache import AdapterCache
 from inference.gate import AdapterGate
-from inference.residency import Residency
+from inference.hottest import Hottest
+from inference.metrics import Metrics
+from inference.registry import Registry
+from inference.residency import Ask, Residency
 from inference.settings import ReplicaSettings
 from inference.source import AdapterSources
-from inference.turns import Turns
-from tests.inference.conftest import ServiceAndStorage, lora
+from inference.turns import Limits, Turns
+from tests.inference.adapters import lora
+from tests.inference.conftest import ServiceAndStorage
 
 SLOTS, KNOWN = 2, 3
 
@@ -41,24 +46,26 @@ async def test_more_waiting_adapters_than_vllm_can_know(
     service: ServiceAndStorage, settings: ReplicaSettings, gate: AdapterGate, tmp_path: Path, seed: int
 ) -> None:
     sources, engine, rng = AdapterSources(settings), Watched(), random.Random(seed)
-    cache = AdapterCache(tmp_path, sources, gate, budget=1 << 20, fetch_seconds=5.0)
+    metrics = Metrics(CollectorRegistry())
+    cache = AdapterCache(tmp_path / "cache", sources, gate, metrics, budget=1 << 20, fetch_seconds=5.0)
     # Nobody overtakes: each turn goes to another adapter than the last, while all of them have requests waiting.
-    turns = Turns(SLOTS, limit=1000, patience=0.0)
-    residency = Residency(engine, cache, turns, max_loras=SLOTS, max_known=KNOWN, hold_seconds=30.0)
+    turns = Turns(Limits(SLOTS, stint=0.0))
+    registry = Registry(engine, cache, metrics, most=KNOWN)
+    residency = Residency(registry, cache, turns, metrics, Hottest(tmp_path / "hot"), hold_seconds=30.0)
     adapters = [service.publish(lora(number)) for number in range(8)]
     for adapter in adapters:
         await cache.materialise(adapter)
 
     async def request(adapter: str) -> None:
-        if residency.try_enter(adapter) is None:
-            await residency.enter(adapter)
+        ask = Ask(f"tenant-{adapter[0]}", adapter)
+        visit = residency.try_enter(ask) or await residency.enter(ask)
         engine.working.append(adapter)
         assert engine.loaded[adapter].exists()
         await asyncio.sleep(rng.random() / 200)
         assert adapter in engine.loaded
         engine.working.remove(adapter)
-        residency.leave(adapter, aborted=False)
+        residency.leave(visit, aborted=False)
 
     await asyncio.gather(*(request(adapter) for adapter in adapters * 6))
-    assert residency.in_flight == {}
+    assert (turns.running, turns.waiting) == ({}, 0)
     await sources.close()

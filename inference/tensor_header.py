@@ -1,0 +1,76 @@
+"""The header of a safetensors file, read strictly: what any two readers could understand differently is refused.
+
+Each name once, every tensor exactly as long as its shape, the tensors back to back from the first byte to the last. The
+values are read by the library itself; whether these are the right tensors is the gate's question.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_WIDTH = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_MOST_DIMENSIONS = 8
+
+
+class BadHeader(ValueError):
+    """The message completes "not a safetensors file: …"."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def read_header(path: Path, limit: int) -> Mapping[str, Tensor]:
+    """The tensors by name; raises BadHeader."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(limit, size - 8):
+            raise BadHeader(f"its header claims {length} bytes")
+        try:
+            entries = json.loads(file.read(length), object_pairs_hook=once_each)
+        except (ValueError, RecursionError) as error:
+            raise BadHeader("its header is not JSON with each key once") from error
+    if not isinstance(entries, dict):
+        raise BadHeader("its header is no object")
+    entries.pop("__metadata__", None)
+    tensors = {name: _tensor(name, entry) for name, entry in entries.items()}
+    _check_layout(tensors, size - 8 - length)
+    return tensors
+
+
+def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For json.loads: readers differ in which of two equal keys they believe."""
+    if len(names := dict(pairs)) != len(pairs):
+        raise ValueError("a key appears twice")
+    return names
+
+
+def _tensor(name: str, entry: Any) -> Tensor:
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end], **rest} if not rest:
+            numbers = [*shape, begin, end]
+        case _:
+            raise BadHeader(f"{name[:120]!r} is not described by dtype, shape and data_offsets")
+    if len(shape) > _MOST_DIMENSIONS or not all(type(number) is int and 0 <= number < 1 << 48 for number in numbers):
+        raise BadHeader(f"{name[:120]!r} has an impossible shape or offset")
+    if dtype in _WIDTH and end - begin != math.prod(shape) * _WIDTH[dtype]:
+        raise BadHeader(f"{name[:120]!r} is not as long as its shape")
+    return Tensor(dtype, tuple(shape), begin, end)
+
+
+def _check_layout(tensors: Mapping[str, Tensor], size: int) -> None:
+    reached = 0
+    for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.begin, tensor.end)):
+        if tensor.begin != reached:
+            raise BadHeader("its tensors overlap or leave holes")
+        reached = tensor.end
+    if reached != size:
+        raise BadHeader("its tensors do not fill it")

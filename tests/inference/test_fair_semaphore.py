@@ -1,0 +1,57 @@
+"""Few at a time, tenants in turn, one place kept for who holds none, and no place lost to a waiter that left."""
+
+import asyncio
+
+from inference.fair_semaphore import FairSemaphore
+from tests.inference.test_turns import settle
+
+
+async def test_tenants_take_turns() -> None:
+    semaphore = FairSemaphore(1)
+    order: list[str] = []
+
+    async def visit(tenant: str) -> None:
+        async with semaphore.held(tenant):
+            order.append(tenant)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(visit(tenant) for tenant in "aaaabc"))
+    assert "".join(order) == "aabcaa" or "".join(order) == "abcaaa"
+
+
+async def test_place_is_kept_for_who_holds_none() -> None:
+    semaphore = FairSemaphore(1, kept=1)
+    done = asyncio.Event()
+    holding: list[str] = []
+
+    async def visit(tenant: str) -> None:
+        async with semaphore.held(tenant):
+            holding.append(tenant)
+            await done.wait()
+
+    tasks = [asyncio.create_task(visit(tenant)) for tenant in "aabb"]
+    await settle()
+    assert holding == ["a", "b"]
+    done.set()
+    await asyncio.gather(*tasks)
+    assert sorted(holding) == ["a", "a", "b", "b"]
+
+
+async def test_departed_waiter_loses_nobodys_place() -> None:
+    semaphore = FairSemaphore(1)
+
+    async def visit(tenant: str) -> None:
+        async with semaphore.held(tenant):
+            await asyncio.sleep(0)
+
+    async with semaphore.held("a"):
+        gone, stays = asyncio.create_task(visit("b")), asyncio.create_task(visit("c"))
+        await settle()
+        gone.cancel()
+    async with asyncio.timeout(1):
+        await stays
+    late = asyncio.create_task(visit("d"))
+    await settle()
+    late.cancel()
+    async with asyncio.timeout(1):
+        await visit("e")
