@@ -1,12 +1,14 @@
-"""One LISTEN connection that tells this process when another one changed keys, models or replicas.
+"""One LISTEN connection that tells this process when another one changed keys, models, replicas, jobs or deliveries.
 
 A notification is a hint: it makes caches forget early. Whoever keeps a cache also gives its entries a short life, since
-a notification is lost whenever the connection is. After each reconnection every subscriber is called, as if told.
+a notification is lost whenever the connection is. After each reconnection, and twice a second while there is no
+connection, every subscriber is called, as if told.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, Literal
 
 from sqlalchemy import text
@@ -17,17 +19,25 @@ from service.settings import ServiceSettings
 
 CHANNEL = "weft"
 CONNECT_SECONDS = 5.0
-PROBE_SECONDS = 5.0
-RETRY_SECONDS = 1.0
+PROBE_SECONDS = 1.0
+RETRY_SECONDS = 0.5
 
-Kind = Literal["key", "model", "replica"]
+Kind = Literal["key", "model", "replica", "job", "webhook"]
 
 log = logging.getLogger("service.notifications")
 
 
-async def notify(session: AsyncSession, kind: Kind) -> None:
-    """Tells every process that something of `kind` changed, once the session's transaction commits."""
-    await session.execute(text("select pg_notify(:channel, :kind)"), {"channel": CHANNEL, "kind": kind})
+async def notify(session: AsyncSession, kind: Kind, which: str = "") -> None:
+    """Tells every process that something of `kind` changed, once the session's transaction commits.
+
+    `which` names the thing where somebody may `watch` it alone.
+    """
+    sent = {"channel": CHANNEL, "payload": _payload(kind, which)}
+    await session.execute(text("select pg_notify(:channel, :payload)"), sent)
+
+
+def _payload(kind: Kind, which: str) -> str:
+    return f"{kind} {which}" if which else kind
 
 
 class Notifications:
@@ -38,10 +48,23 @@ class Notifications:
         # Without a pool: a connection that listens must never be handed to anyone else.
         self._engine = create_async_engine(url, poolclass=NullPool, connect_args={"timeout": CONNECT_SECONDS})
         self._subscribers: dict[str, list[Callable[[], None]]] = {}
+        self._watched: dict[str, set[asyncio.Event]] = {}
 
     def subscribe(self, kind: Kind, callback: Callable[[], None]) -> None:
         """Calls `callback`, on the event loop, whenever something of `kind` may have changed. It must not block."""
         self._subscribers.setdefault(kind, []).append(callback)
+
+    @contextlib.contextmanager
+    def watch(self, kind: Kind, which: str = "") -> Generator[asyncio.Event]:
+        """An event that is set whenever this one thing may have changed. Whoever waits clears it before they look."""
+        payload, changed = _payload(kind, which), asyncio.Event()
+        self._watched.setdefault(payload, set()).add(changed)
+        try:
+            yield changed
+        finally:
+            self._watched[payload].discard(changed)
+            if not self._watched[payload]:
+                del self._watched[payload]
 
     async def run(self) -> None:
         """Listens until cancelled, reconnecting for as long as it takes."""
@@ -50,26 +73,40 @@ class Notifications:
                 await self._listen()
             except Exception as error:
                 log.warning("not listening for notifications (%s); trying again", type(error).__name__)
+            self._wake_all()
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _listen(self) -> None:
         async with self._engine.connect() as connection:
             driver: Any = (await connection.get_raw_connection()).driver_connection
+            lost = asyncio.Event()
+
+            def ended(_: object) -> None:
+                lost.set()
+
+            driver.add_termination_listener(ended)
             await driver.add_listener(CHANNEL, self._heard)
             self._wake_all()
             try:
-                while True:
+                while not lost.is_set():
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(lost.wait(), PROBE_SECONDS)
                     # A connection cut without a word looks idle for ever; a question brings it to light.
-                    await asyncio.sleep(PROBE_SECONDS)
                     await driver.execute("select 1", timeout=PROBE_SECONDS)
             finally:
                 driver.terminate()
 
-    def _heard(self, _connection: object, _pid: int, _channel: str, kind: object) -> None:
-        for callback in self._subscribers.get(str(kind), ()):
+    def _heard(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        kind, _, _ = str(payload).partition(" ")
+        for callback in self._subscribers.get(kind, ()):
             callback()
+        for changed in self._watched.get(str(payload), ()):
+            changed.set()
 
     def _wake_all(self) -> None:
         for callbacks in self._subscribers.values():
             for callback in callbacks:
                 callback()
+        for watchers in self._watched.values():
+            for changed in watchers:
+                changed.set()

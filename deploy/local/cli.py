@@ -9,6 +9,7 @@ from pathlib import Path
 from deploy.local.folder import DataFolder, FolderInUse, StackError
 
 FAILED, IN_USE, NOT_RUNNING = 1, 2, 3
+MOST_REPLICAS = 16
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,9 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _up(data: DataFolder, options: argparse.Namespace) -> int:
     # Only this command needs the parts' libraries; the others should answer at once.
     from deploy.local.display import Display
-    from deploy.local.up import up
+    from deploy.local.up import Wanted, up
 
-    asyncio.run(up(data, options.port, options.base, Display()))
+    asyncio.run(up(data, Wanted(options.port, options.base, options.replicas), Display()))
     return 0
 
 
@@ -75,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--base", metavar="MODEL", help="base model: a folder or a hub id (default: a tiny one, for trying out)"
     )
+    up.add_argument(
+        "--replicas", type=_replicas, default=1, metavar="N", help="replicas of vLLM, from 1 to 16 (default 1)"
+    )
     _command(commands, "down", _down, "stop the stack that runs on a data folder")
     _command(
         commands, "status", _status, "show what runs; exit status 0 when ready, 1 when not yet, 3 when not running"
@@ -103,6 +107,13 @@ def _port(text: str) -> int:
     if not 1 <= port <= 65535:
         raise argparse.ArgumentTypeError("a port is a number from 1 to 65535")
     return port
+
+
+def _replicas(text: str) -> int:
+    replicas = int(text)
+    if not 1 <= replicas <= MOST_REPLICAS:
+        raise argparse.ArgumentTypeError(f"from 1 to {MOST_REPLICAS} replicas")
+    return replicas
 
 
 if __name__ == "__main__":

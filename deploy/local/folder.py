@@ -13,6 +13,7 @@ import shutil
 import socket
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -66,13 +67,18 @@ class DataFolder:
     def log(self, part: str) -> Path:
         return self.root / "logs" / f"{part}.log"
 
+    def private(self, name: str) -> Path:
+        """The folder of that name, made where it is not there, closed to others."""
+        (self.root / name).mkdir(exist_ok=True, mode=0o700)
+        return self.root / name
+
     def create(self) -> None:
         """Makes the folder where it is not there. Raises StackError where this user may not write in it."""
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             # The root itself must let PostgreSQL's own user through, so each folder of tenants' data is closed itself.
             for name in PRIVATE_FOLDERS:
-                (self.root / name).mkdir(exist_ok=True, mode=0o700)
+                self.private(name)
             with tempfile.TemporaryFile(dir=self.root):
                 pass
         except OSError as error:
@@ -113,8 +119,8 @@ class DataFolder:
         with file:
             return None if _lock(file, fcntl.LOCK_SH) else int(file.read().strip() or 0)
 
-    def ports(self, wanted: int) -> dict[str, int]:
-        """The service's port as wanted, and one for each internal part: the last time's where it is still free.
+    def ports(self, wanted: int, internal: Sequence[str]) -> dict[str, int]:
+        """The service's port as wanted, and one for each `internal` part: the last time's where it is still free.
 
         Raises StackError where the wanted port is taken.
         """
@@ -123,7 +129,7 @@ class DataFolder:
             raise StackError(f"port {wanted} {problem}; choose another with --port")
         ports = {"service": wanted}
         remembered = self.remembered_ports()
-        for part in ("objects", "replica"):
+        for part in internal:
             port = remembered.get(part, 0)
             ports[part] = port if port and port not in ports.values() and _problem_of(port) is None else _free_port()
         write_private(self.root / "ports.json", json.dumps(ports))

@@ -29,14 +29,33 @@ PASSED_ON = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR",
     "HF_HOME", "HF_HUB_CACHE", "HF_TOKEN", "CUDA_VISIBLE_DEVICES",
 )  # fmt: skip
-REPLICA_ID = "local"
 TRAINER_READY, TRAINER_SETBACK = b"engine ready after", b"engine ended"
-REPLICA_SETBACK = b"before it was ready"
+REPLICA_READY, REPLICA_SETBACK = b"vLLM ready after", b"before it was ready"
 """What the two write about their children: the trainer has no address to ask, and both outlive failures below them."""
 SMALL_PARAMETERS = 50_000_000
 PROBE_TIMEOUT = aiohttp.ClientTimeout(total=6)
 
 Probe = Callable[[], Awaitable[bool]]
+
+
+@dataclass(frozen=True)
+class ReplicaNames:
+    """What one of several replicas is called: its part, its id in the service, its cache in the data folder."""
+
+    part: str
+    id: str
+    cache: str
+
+    @classmethod
+    def of(cls, number: int) -> "ReplicaNames":
+        """The first one, number 1, is called as if there were no other."""
+        suffix = "" if number == 1 else f"-{number}"
+        return cls(f"replica{suffix}", f"local{suffix}", f"adapters{suffix}")
+
+
+def internal_parts(replicas: int) -> list[str]:
+    """The parts that need a port of their own beside the service."""
+    return ["objects", *(ReplicaNames.of(number).part for number in range(1, replicas + 1))]
 
 
 @dataclass(frozen=True)
@@ -109,29 +128,30 @@ class Stack:
             stop_seconds=6.0,
         )
 
-    def replica(self) -> Part:
-        port = self.ports["replica"]
+    def replica(self, number: int = 1) -> Part:
+        names = ReplicaNames.of(number)
+        port, log = self.ports[names.part], self.folder.log(names.part)
         environment = (
             self._small_cache()
             | _chosen_by_operator(ReplicaSettings)
             | self._environment(
                 WEFT_REPLICA_SERVICE_URL=self.url,
                 WEFT_REPLICA_REPLICA_TOKEN=self.secrets.replica_token,
-                WEFT_REPLICA_REPLICA_ID=REPLICA_ID,
+                WEFT_REPLICA_REPLICA_ID=names.id,
                 WEFT_REPLICA_PORT=str(port),
                 WEFT_REPLICA_BASE_MODEL=self.base.name,
                 WEFT_REPLICA_BASE_SOURCE=self.base.source,
                 WEFT_REPLICA_BASE_FINGERPRINT=self.base.fingerprint,
                 WEFT_REPLICA_CONTEXT_LENGTH=str(self.base.context_length),
-                WEFT_REPLICA_CACHE_DIR=str(self.folder.root / "adapters"),
+                WEFT_REPLICA_CACHE_DIR=str(self.folder.private(names.cache)),
             )
         )
         return Part(
-            "replica",
+            names.part,
             _python("inference"),
             environment,
-            self._completions_succeed(port),
-            setbacks=_mentions(self.folder.log("replica"), REPLICA_SETBACK),
+            self._completions_succeed(port, _mentions(log, REPLICA_READY)),
+            setbacks=_mentions(log, REPLICA_SETBACK),
             stop_seconds=8.0,
         )
 
@@ -140,12 +160,14 @@ class Stack:
         small = self.base.parameters is not None and self.base.parameters < SMALL_PARAMETERS
         return {"WEFT_REPLICA_KV_CACHE_GIB": "0.25"} if small else {}
 
-    def _completions_succeed(self, port: int) -> Probe:
-        """The service takes a replica's word for it, which may be the last word of one that was killed just before."""
+    def _completions_succeed(self, port: int, readies: Callable[[], int]) -> Probe:
+        """The service takes a replica's word for it, which may be the last word of one that was killed just before,
+        and does not say which one it means.
+        """
         service, replica = _answers(f"{self.url}/readyz"), _listens(port)
 
         async def probe() -> bool:
-            return await replica() and await service()
+            return readies() > 0 and await replica() and await service()
 
         return probe
 

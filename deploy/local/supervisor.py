@@ -82,7 +82,8 @@ class Supervisor:
     async def stop(self) -> None:
         """Ends every part, those that use others first."""
         for names in STOP_ORDER:
-            present = [name for name in names if name in self._children]
+            # "replica-2" is a replica.
+            present = [name for name in self._children if name.partition("-")[0] in names]
             await asyncio.gather(*(self._children[name].stop() for name in present))
             await asyncio.gather(*(self._tasks[name] for name in present))
 

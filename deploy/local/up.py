@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
@@ -10,21 +11,30 @@ from deploy.local import base_model, postgres, processes, secrets
 from deploy.local.display import Display
 from deploy.local.folder import DataFolder, StackError
 from deploy.local.processes import Records
-from deploy.local.stack import Stack
+from deploy.local.stack import Stack, internal_parts
 from deploy.local.supervisor import Supervisor
 from service.contracts.base_model import BaseModelInfo
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-async def up(data: DataFolder, port: int, base: str | None, display: Display) -> None:
+@dataclass(frozen=True)
+class Wanted:
+    """What the operator asks for: where the API listens, over which base, with how many replicas."""
+
+    port: int
+    base: str | None
+    replicas: int
+
+
+async def up(data: DataFolder, wanted: Wanted, display: Display) -> None:
     """Runs the stack until a stop signal. Raises StackError where it cannot start."""
     data.create()
     with data.lock():
         processes.adopt_orphans()
         await _clean_up_after_a_killed_one(data, display)
         supervisor = Supervisor(data, display)
-        main = asyncio.create_task(_run(data, port, base, supervisor, display))
+        main = asyncio.create_task(_run(data, wanted, supervisor, display))
         _stop_on_signals(main, supervisor)
         try:
             await main
@@ -36,16 +46,16 @@ async def up(data: DataFolder, port: int, base: str | None, display: Display) ->
             data.forget_processes()
 
 
-async def _run(data: DataFolder, port: int, base: str | None, supervisor: Supervisor, display: Display) -> None:
-    ports = data.ports(port)
+async def _run(data: DataFolder, wanted: Wanted, supervisor: Supervisor, display: Display) -> None:
+    ports = data.ports(wanted.port, internal_parts(wanted.replicas))
     known = secrets.load_or_create(data.root)
     secrets.write_private(data.admin_key, known.admin_key + "\n")
     watching = asyncio.create_task(supervisor.watch())
     try:
         with display:
-            facts = await _read_base(base, display)
+            facts = await _read_base(wanted.base, display)
             stack = Stack(data, ports, known, facts)
-            await _start(stack, supervisor, display)
+            await _start(stack, wanted.replicas, supervisor, display)
         supervisor.mark_ready()
         display.line(f"ready {stack.url}")
         await watching
@@ -60,15 +70,18 @@ async def _read_base(base: str | None, display: Display) -> BaseModelInfo:
     return facts
 
 
-async def _start(stack: Stack, supervisor: Supervisor, display: Display) -> None:
-    """The replica takes longest by far and needs the others only to sign on, so it goes first."""
-    supervisor.add(stack.replica())
+async def _start(stack: Stack, replicas: int, supervisor: Supervisor, display: Display) -> None:
+    """A replica takes longest by far and needs the others only to sign on, so replicas go first."""
+    parts = [stack.replica(number) for number in range(1, replicas + 1)]
+    for part in parts:
+        supervisor.add(part)
     supervisor.add(stack.objects())
     try:
         async with asyncio.TaskGroup() as starting:
             starting.create_task(_start_service(stack, supervisor, display))
             starting.create_task(supervisor.until_ready("objects"))
-            starting.create_task(supervisor.until_ready("replica"))
+            for part in parts:
+                starting.create_task(supervisor.until_ready(part.name))
             supervisor.add(stack.trainer())
             starting.create_task(supervisor.until_ready("trainer"))
     except* StackError as errors:

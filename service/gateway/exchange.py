@@ -14,6 +14,7 @@ from service.gateway.problems import problem_of, status_inside
 from service.gateway.relay import Reply
 from service.gateway.request import CompletionRequest
 from service.gateway.resolve import Target
+from service.limits.rates import Admission
 from service.tenants.auth import Tenant
 from service.usage.ledger import UsageEntry
 from service.usage.spool import Spool
@@ -32,8 +33,9 @@ log = logging.getLogger("service.gateway")
 class Booking:
     """The one entry of a request in the ledger; the first booking counts."""
 
-    def __init__(self, spool: Spool, tenant: Tenant, target: Target, request_id: str) -> None:
+    def __init__(self, spool: Spool, tenant: Tenant, target: Target, request_id: str, admission: Admission) -> None:
         self._spool = spool
+        self._admission = admission
         self._tenant = tenant
         self._target = target
         self._request_id = request_id
@@ -43,6 +45,7 @@ class Booking:
         if self._done or usage == Usage(0, 0):
             return
         self._done = True
+        self._admission.settle(usage.prompt_tokens + usage.completion_tokens)
         entry = UsageEntry(
             id=self._request_id,
             project_id=self._tenant.project_id,

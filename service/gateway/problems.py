@@ -10,6 +10,9 @@ from service.errors import ApiError, InvalidRequest, NotFound, RateLimited, Unav
 from service.gateway.resolve import Target
 
 ADAPTER_PROBLEMS = frozenset(get_args(AdapterProblem))
+NO_CAPACITY = "no_capacity"
+PASSING = frozenset({NO_CAPACITY, "adapter_loading", "adapter_storage_unavailable", "adapter_corrupt"})
+"""Another replica may do better: any one where this one is full, else one that holds the adapter."""
 CLIENT_FAULTS = frozenset({400, 413, 415, 422, 501})
 TOO_LONG = "maximum context length"
 DEFAULT_RETRY_SECONDS = 1.0

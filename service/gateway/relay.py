@@ -1,22 +1,25 @@
-"""The replica's side of a completion: choosing one, asking it, holding on while an adapter loads, trying once more.
+"""The replica's side of a completion: choosing one, asking it, holding on while an adapter loads, trying another.
 
-A request is repeated only while nothing has been sent to the client, and once: what kills one engine must not be
-carried from engine to engine.
+A request is repeated only while nothing has been sent to the client. One that a replica may have taken in is repeated
+once: what kills one engine must not be carried from engine to engine. One that was never taken in goes on to the next.
 """
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 
-from service.contracts.replica import REQUEST_ID_HEADER
+from service.contracts.replica import REQUEST_ID_HEADER, TENANT_HEADER
 from service.errors import ApiError, Unavailable
 from service.gateway.events import DATA, END, FAILURE
 from service.gateway.place import Placement
-from service.gateway.problems import problem_of, retry_after, status_inside
+from service.gateway.problems import NO_CAPACITY, PASSING, problem_of, retry_after, status_inside
+from service.gateway.pulse import Pulse, Silent
 from service.gateway.resolve import Target
 from service.replicas.membership import Membership, Replica
 
@@ -27,6 +30,10 @@ KEEPALIVE_SECONDS = 4.0
 """Less than the 5 s after which vLLM closes an idle connection, or requests would go out on dying ones."""
 AGAIN_SECONDS = 0.2
 ANSWER_LIMIT = 64 << 20
+READ_BUFFER_BYTES = 32 << 10
+"""aiohttp stops reading at twice this; for a client that does not keep up, no more than that is held."""
+RECEIVE_BUFFER_BYTES = 32 << 10
+"""The kernel's buffer for what a replica sends, which it doubles and which would grow to megabytes otherwise."""
 EVENT_STREAM = "text/event-stream"
 
 log = logging.getLogger("service.gateway")
@@ -34,12 +41,13 @@ log = logging.getLogger("service.gateway")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request to whichever replica. `affinity` decides which one is preferred."""
+    """One request to whichever replica. `affinity` decides which one is preferred, `tenant` is a pseudonym."""
 
     path: str
     body: bytes
     target: Target
     affinity: str
+    tenant: str
     request_id: str
     stream: bool
 
@@ -57,21 +65,34 @@ class Reply:
 
 
 class ReplicaFailed(Exception):
-    """No useful answer. `repeat` is False where the same replica would only fail in the same way; `news` is False where
-    it was known to fail.
+    """No useful answer. `repeat` is False where the same replica would only fail in the same way, `taken` where it
+    never had the request, and `news` where it was known to fail.
     """
 
-    def __init__(self, reason: str, *, repeat: bool = True, news: bool = True) -> None:
+    def __init__(self, reason: str, *, repeat: bool = True, taken: bool = True, news: bool = True) -> None:
         super().__init__(reason)
         self.repeat = repeat
+        self.taken = taken
         self.news = news
+
+
+@dataclass(slots=True)
+class Attempts:
+    """What was tried for one call. `deadline` is the end of its wait for the adapter, on the event loop's clock."""
+
+    deadline: float
+    tried: set[str] = field(default_factory=set[str])
+    taken: int = 0
+    moved: bool = False
+    stay: Replica | None = None
 
 
 def open_session() -> aiohttp.ClientSession:
     """The process's one client; needs a running event loop."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS, socket_factory=_socket),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS),
+        read_bufsize=READ_BUFFER_BYTES,
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
     )
@@ -79,11 +100,17 @@ def open_session() -> aiohttp.ClientSession:
 
 class Relay:
     def __init__(
-        self, session: aiohttp.ClientSession, placement: Placement, membership: Membership, cold_wait: float
+        self,
+        session: aiohttp.ClientSession,
+        placement: Placement,
+        membership: Membership,
+        pulse: Pulse,
+        cold_wait: float,
     ) -> None:
         self._session = session
         self._placement = placement
         self._membership = membership
+        self._pulse = pulse
         self._cold_wait = cold_wait
 
     @asynccontextmanager
@@ -92,15 +119,17 @@ class Relay:
 
         Raises ApiError: the replica's own refusal, or Unavailable where no replica could be made to answer.
         """
-        tried: list[str] = []
-        deadline = asyncio.get_running_loop().time() + self._cold_wait
+        attempts = Attempts(asyncio.get_running_loop().time() + self._cold_wait)
         while True:
-            replica = self._placement.choose(call.target.base, call.affinity, tried)
-            with self._placement.occupied(replica):
+            replica = attempts.stay or self._placement.choose(call.target.base, call.affinity, attempts.tried)
+            with self._placement.occupied(replica, call.affinity):
                 try:
-                    reply = await self._held(replica, call, deadline)
+                    reply = await self._once(replica, call, attempts.deadline)
                 except ReplicaFailed as failure:
-                    await self._after(failure, replica, call, tried)
+                    await self._after_failure(failure, replica, call, attempts)
+                    continue
+                except ApiError as problem:
+                    await self._after_problem(problem, replica, call, attempts)
                     continue
                 try:
                     yield reply
@@ -108,48 +137,69 @@ class Relay:
                     reply.response.close()
                 return
 
-    async def _after(self, failure: ReplicaFailed, replica: Replica, call: Call, tried: list[str]) -> None:
+    async def _after_failure(self, failure: ReplicaFailed, replica: Replica, call: Call, attempts: Attempts) -> None:
         """Returns where another attempt is worth it."""
         # Not each of thousands a second while a replica restarts.
         if failure.news:
             log.warning("replica %s failed request %s: %s", replica.id, call.request_id, failure)
         self._membership.wake()
-        only = replica.id in tried or len(self._membership.ready(call.target.base)) < 2
-        if tried or (only and not failure.repeat):
+        first = not attempts.tried
+        attempts.stay = None
+        attempts.tried.add(replica.id)
+        attempts.taken += failure.taken
+        if attempts.taken < 2 and self._others(call, attempts):
+            return
+        if not first or not failure.repeat:
             raise Unavailable(
                 "The model server did not answer; it may be restarting. Try again.",
                 code="replica_unavailable",
                 retry_after=2,
             ) from failure
-        tried.append(replica.id)
-        if only:
-            await asyncio.sleep(AGAIN_SECONDS)
+        await asyncio.sleep(AGAIN_SECONDS)
 
-    async def _held(self, replica: Replica, call: Call, deadline: float) -> Reply:
-        """Asks until the adapter is loaded or `deadline`, on the event loop's clock, has come."""
-        while True:
-            try:
-                return await self._once(replica, call, deadline)
-            except ApiError as problem:
-                left = deadline - asyncio.get_running_loop().time()
-                if problem.code != "adapter_loading" or left <= 0:
-                    raise
-                await asyncio.sleep(min(retry_after(problem), left))
+    async def _after_problem(self, problem: ApiError, replica: Replica, call: Call, attempts: Attempts) -> None:
+        """Returns where it is worth asking another replica, or this one again. Raises `problem` where it is final."""
+        better = [other for other in self._others(call, attempts) if other.id != replica.id]
+        if problem.code != NO_CAPACITY:
+            better = [other for other in better if call.target.model in other.adapters]
+        if problem.code in PASSING and better and not attempts.moved:
+            wanted = {other.id for other in better}
+            attempts.tried |= {other.id for other in self._membership.ready(call.target.base)} - wanted
+            attempts.moved, attempts.stay = True, None
+            return
+        left = attempts.deadline - asyncio.get_running_loop().time()
+        if problem.code != "adapter_loading" or left <= 0:
+            raise problem
+        # It is on its way there; elsewhere the load would begin anew.
+        attempts.stay = replica
+        await asyncio.sleep(min(retry_after(problem), left))
+
+    def _others(self, call: Call, attempts: Attempts) -> list[Replica]:
+        """Replicas that were not tried, without those that are not expected to answer unless none else is left."""
+        untried = [other for other in self._membership.ready(call.target.base) if other.id not in attempts.tried]
+        return [other for other in untried if not self._membership.is_suspect(other)] or untried
 
     async def _once(self, replica: Replica, call: Call, deadline: float) -> Reply:
         try:
-            response = await self._post(replica, call, deadline)
-            try:
-                return await _reply(response, call)
-            except BaseException:
-                response.close()
-                raise
+            async with self._pulse.wait(replica):
+                response = await self._post(replica, call, deadline)
+                try:
+                    return await _reply(response, call)
+                except BaseException:
+                    response.close()
+                    raise
+        except Silent as error:
+            raise ReplicaFailed("it no longer answers anything") from error
+        except ReplicaFailed:
+            self._pulse.doubt(replica)
+            raise
         except aiohttp.SocketTimeoutError as error:
             raise Unavailable("The model server did not answer in time; try again.", code="replica_timeout") from error
         except (aiohttp.ClientError, OSError) as error:
             news = not self._membership.is_suspect(replica)
             self._membership.suspect(replica)
-            raise ReplicaFailed(f"{type(error).__name__}: {error}", news=news) from error
+            taken = not isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
+            raise ReplicaFailed(f"{type(error).__name__}: {error}", news=news, taken=taken) from error
 
     async def _post(self, replica: Replica, call: Call, deadline: float) -> aiohttp.ClientResponse:
         headers = {
@@ -157,6 +207,7 @@ class Relay:
             "Content-Type": "application/json",
             "Accept-Encoding": "identity",
             REQUEST_ID_HEADER: call.request_id,
+            TENANT_HEADER: call.tenant,
         }
         # Only a stream says with its headers that the adapter is there; other answers also take as long as they are.
         limit = deadline if call.stream and call.target.is_adapter else None
@@ -170,6 +221,14 @@ class Relay:
             raise Unavailable(
                 "The model is being loaded; try again shortly.", code="adapter_loading", retry_after=5
             ) from error
+
+
+def _socket(address: Any) -> socket.socket:
+    """As aiohttp makes it, with a small receive buffer: that has to be said before the connection is made."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+    return made
 
 
 async def _reply(response: aiohttp.ClientResponse, call: Call) -> Reply:

@@ -43,7 +43,8 @@ class Callers:
         """Raises Unauthenticated where the key is missing, wrong or revoked."""
         key = bearer(authorization)
         tenant = await self._known.get(hash_key(key), lambda: self._keys.find(key))
-        if tenant is None:
+        # Expired: it may be the last known answer, from before an outage.
+        if tenant is None or tenant.expired:
             raise Unauthenticated("Incorrect API key provided. Ask your administrator for a key of your project.")
         return tenant
 
@@ -77,13 +78,21 @@ class Resolver:
         return Target(name, found.manifest.base_model, found.adapter_id) if found else None
 
 
-class Salts:
-    """The prefix-cache salt of each tenant: without it, one tenant could time out what another has asked."""
+class Pseudonyms:
+    """What a replica gets instead of a tenant's name: words that say nothing and that nobody else can make."""
 
     def __init__(self, resources: Resources) -> None:
         self._secret = resources.settings.secret.get_secret_value().encode()
 
-    def of(self, project: ProjectId) -> str:
+    def cache_salt(self, project: ProjectId) -> str:
+        """The salt of the tenant's prefix cache: without it, one tenant could time out what another has asked."""
+        return self._word(b"cache-salt", project)
+
+    def tenant(self, project: ProjectId) -> str:
+        """The word by which a replica shares out turns among tenants."""
+        return self._word(b"tenant", project)
+
+    def _word(self, purpose: bytes, project: ProjectId) -> str:
         """Without padding and in the URL alphabet, since vLLM refuses '/'."""
-        digest = hmac.digest(self._secret, b"cache-salt\0" + project.encode(), "sha256")
+        digest = hmac.digest(self._secret, purpose + b"\0" + project.encode(), "sha256")
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()

@@ -5,7 +5,10 @@ keys, names and replicas are known.
 """
 
 import asyncio
+import logging
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from types import TracebackType
 
 from starlette.routing import BaseRoute, Route
@@ -16,14 +19,25 @@ from service.errors import Unavailable
 from service.gateway import fields
 from service.gateway.client import Answer, read_body
 from service.gateway.exchange import Booking, pass_on
+from service.gateway.heat import Heat
+from service.gateway.limits import Limits
 from service.gateway.place import Placement
+from service.gateway.pulse import Pulse
 from service.gateway.relay import Call, Relay, open_session
 from service.gateway.request import CompletionRequest, check_type, parse
-from service.gateway.resolve import Callers, Resolver, Salts, Target
+from service.gateway.resolve import Callers, Pseudonyms, Resolver, Target
+from service.gateway.warm import Warmer
+from service.limits.limiter import Limiter, estimate
+from service.limits.rates import Admission
 from service.replicas.membership import Membership
 from service.resources import Resources
+from service.tenants import scopes
 from service.tenants.auth import KeyCache, Tenant
 from service.usage.spool import Spool
+
+RESTART_SECONDS = 1.0
+
+log = logging.getLogger("service.gateway")
 
 
 class Gateway:
@@ -32,12 +46,18 @@ class Gateway:
     def __init__(self, resources: Resources, keys: KeyCache) -> None:
         self.callers = Callers(keys)
         self.resolver = Resolver(resources)
-        self._salts = Salts(resources)
+        settings = resources.settings
+        self.limits = Limits(settings.max_completions, settings.max_project_completions)
+        self._pseudonyms = Pseudonyms(resources)
         self.membership = Membership(resources)
-        self.spool = Spool(resources.settings.spool_dir, resources.database)
-        self._cold_wait = resources.settings.cold_wait_seconds
+        self._placement = Placement(self.membership, Heat(settings.hot_adapter_requests))
+        self._warmer = Warmer(resources)
+        self.spool = Spool(settings.spool_dir, resources.database)
+        self.limiter = Limiter(settings, resources.database)
+        self._cold_wait = settings.cold_wait_seconds
         self._stack = AsyncExitStack()
         resources.notifications.subscribe("model", self.resolver.forget)
+        resources.notifications.subscribe("model", self._warmer.wake)
         resources.notifications.subscribe("replica", self.membership.wake)
 
     def routes(self) -> list[BaseRoute]:
@@ -46,11 +66,13 @@ class Gateway:
 
     async def __aenter__(self) -> "Gateway":
         session = await self._stack.enter_async_context(open_session())
-        self._relay = Relay(session, Placement(self.membership), self.membership, self._cold_wait)
+        pulse = Pulse(session, self.membership)
+        self._relay = Relay(session, self._placement, self.membership, pulse, self._cold_wait)
         await self._stack.enter_async_context(self.spool.running())
         await self.membership.refresh()
-        poll = asyncio.create_task(self.membership.run())
-        self._stack.push_async_callback(_ended, poll)
+        warming = partial(self._warmer.run, session, self._placement)
+        for work in (self.membership.run, pulse.run, warming, self.limiter.run):
+            self._stack.push_async_callback(_ended, asyncio.create_task(_kept_running(work)))
         return self
 
     async def __aexit__(
@@ -64,20 +86,28 @@ class Gateway:
             raise Unavailable("Usage cannot be recorded just now; try again.", code="usage_unavailable", retry_after=5)
 
     async def exchange(
-        self, path: str, tenant: Tenant, request: CompletionRequest, target: Target, answer: Answer
+        self,
+        path: str,
+        tenant: Tenant,
+        request: CompletionRequest,
+        target: Target,
+        answer: Answer,
+        admission: Admission,
     ) -> None:
         """Asks a replica and passes its answer on. The ledger's id is ours: a client's could be used twice."""
         request_id = new_request_id()
         call = Call(
             path=path,
-            body=request.upstream(target.model, self._salts.of(tenant.project_id)),
+            body=request.upstream(target.model, self._pseudonyms.cache_salt(tenant.project_id)),
             target=target,
             affinity=target.model if target.is_adapter else tenant.project_id,
+            tenant=self._pseudonyms.tenant(tenant.project_id),
             request_id=request_id,
             stream=request.stream,
         )
         async with self._relay.ask(call) as reply:
-            await pass_on(reply, request, target, answer, Booking(self.spool, tenant, target, request_id))
+            booking = Booking(self.spool, tenant, target, request_id, admission)
+            await pass_on(reply, request, target, answer, booking)
 
 
 class Endpoint:
@@ -91,12 +121,28 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         tenant = await self._gateway.callers.tenant(headers.get(b"authorization", b"").decode("latin-1"))
+        scopes.require(tenant.scopes, "POST", self._path)
         check_type(headers.get(b"content-type", b"").decode("latin-1"))
         self._gateway.check_ready()
-        request = parse(await read_body(receive), self._allowed)
-        target = await self._gateway.resolver.target(tenant.project_id, request.model)
-        async with Answer(receive, send) as answer:
-            await self._gateway.exchange(self._path, tenant, request, target, answer)
+        # From before the body: that is what takes memory.
+        with self._gateway.limits.counted(tenant.project_id, tenant.limits.streams):
+            raw = await read_body(receive)
+            request = parse(raw, self._allowed)
+            target = await self._gateway.resolver.target(tenant.project_id, request.model)
+            tokens = estimate(len(raw), request.fields, request.choices * request.prompts)
+            with self._gateway.limiter.admit(tenant, tokens) as admission:
+                async with Answer(receive, send, admission.headers) as answer:
+                    await self._gateway.exchange(self._path, tenant, request, target, answer, admission)
+
+
+async def _kept_running(work: Callable[[], Awaitable[None]]) -> None:
+    """One failure must not end a background task for the life of the process."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("a background task of the gateway failed; it starts again")
+        await asyncio.sleep(RESTART_SECONDS)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

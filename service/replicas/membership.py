@@ -19,7 +19,8 @@ from service.resources import Resources
 POLL_SECONDS = 1.0
 REFRESH_SECONDS = 2.0
 """Longest wait of a request that wants the list anew."""
-SUSPECT_SECONDS = 2.0
+SUSPECT_SECONDS = 3.0
+"""More than the gateway takes to ask a suspect again, so that a silent one stays one."""
 
 log = logging.getLogger("service.replicas")
 
@@ -30,6 +31,9 @@ class Replica:
     url: str
     api_key: str
     base_model: str
+    max_loras: int
+    adapters: frozenset[str] = frozenset()
+    """Which adapters it held, in memory or on disk, when it last said so."""
 
 
 class Membership:
@@ -51,9 +55,17 @@ class Membership:
         """The replica did not answer: for a short time it is only asked where no other is left."""
         self._suspect_until[replica.id] = time.monotonic() + SUSPECT_SECONDS
 
+    def trust(self, replica: Replica) -> None:
+        """The replica answers after all."""
+        self._suspect_until.pop(replica.id, None)
+
     def is_suspect(self, replica: Replica) -> bool:
         until = self._suspect_until.get(replica.id)
         return until is not None and time.monotonic() < until
+
+    def suspects(self) -> tuple[Replica, ...]:
+        """Every listed replica that is one now."""
+        return tuple(each for replicas in self._by_base.values() for each in replicas if self.is_suspect(each))
 
     def wake(self) -> None:
         """Something changed: refresh now instead of at the next poll."""
@@ -74,7 +86,7 @@ class Membership:
         found: dict[str, list[Replica]] = {}
         for row, lately in rows:
             if lately or row.id in trusted:
-                found.setdefault(row.base_model, []).append(Replica(row.id, row.url, row.api_key, row.base_model))
+                found.setdefault(row.base_model, []).append(_replica(row))
         self._by_base = {base: tuple(replicas) for base, replicas in found.items()}
         self._suspect_until = {key: until for key, until in self._suspect_until.items() if until > time.monotonic()}
 
@@ -93,3 +105,7 @@ class Membership:
                 await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
             except TimeoutError:
                 continue
+
+
+def _replica(row: ReplicaRow) -> Replica:
+    return Replica(row.id, row.url, row.api_key, row.base_model, row.max_loras, frozenset(row.adapters))

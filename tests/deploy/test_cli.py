@@ -19,7 +19,15 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["up"], ["up", "--data", "x", "--port", "0"], ["up", "--data", "x", "--port", "no"], ["key"]]
+    "arguments",
+    [
+        [],
+        ["up"],
+        ["up", "--data", "x", "--port", "0"],
+        ["up", "--data", "x", "--port", "no"],
+        ["up", "--data", "x", "--replicas", "0"],
+        ["key"],
+    ],
 )
 def test_wrong_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:

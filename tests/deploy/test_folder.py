@@ -59,15 +59,19 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_internal_ports_are_remembered_and_changed_only_when_taken(data: DataFolder) -> None:
     wanted = free_port()
-    first = data.ports(wanted)
-    assert len(set(first.values())) == 3
-    assert data.ports(wanted) == first
+    parts = ["objects", "replica", "replica-2"]
+    first = data.ports(wanted, parts)
+    assert first.keys() == {"service", *parts}
+    assert len(set(first.values())) == 4
+    assert data.ports(wanted, parts) == first
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", first["replica"]))
         taken.listen()
-        second = data.ports(wanted)
+        second = data.ports(wanted, parts)
     assert second["replica"] != first["replica"]
-    assert second["objects"] == first["objects"]
+    assert {name: second[name] for name in ("objects", "replica-2")} == {
+        name: first[name] for name in ("objects", "replica-2")
+    }
 
 
 def test_a_taken_service_port_is_refused(data: DataFolder) -> None:
@@ -75,7 +79,7 @@ def test_a_taken_service_port_is_refused(data: DataFolder) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(StackError, match=r"in use; choose another with --port"):
-            data.ports(taken.getsockname()[1])
+            data.ports(taken.getsockname()[1], ["objects"])
 
 
 def test_a_log_keeps_its_end_and_its_writer(data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,12 +133,12 @@ async def test_users_of_a_part_are_gone_before_it_stops(data: DataFolder) -> Non
         time.sleep(600)
     """
     supervisor = Supervisor(data, Display(Console(file=io.StringIO())))
-    for name in ("postgres", "service", "trainer"):
+    for name in ("postgres", "service", "replica-2"):
         marker = Path(f"{order}.{name}")
         supervisor.add(part(name, says.format(path=str(order), name=name), ready=marker.exists))
         await supervisor.until_ready(name)
     await supervisor.stop()
-    assert order.read_text().split() == ["trainer", "service", "postgres"]
+    assert order.read_text().split() == ["replica-2", "service", "postgres"]
 
 
 async def test_a_part_that_will_not_stop_is_killed_with_all_below_it(data: DataFolder, supervisor: Supervisor) -> None:

@@ -28,7 +28,10 @@ OPERATOR = {"WEFT_LEASE_TTL_SECONDS": "8", "WEFT_LEASE_RENEW_SECONDS": "1", "WEF
 class Stack:
     """One data folder and the `weftd up` that runs on it. Stopped and started again it keeps its address."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *options: str, **variables: str) -> None:
+        """`options` for `weftd up` and `variables` for its environment, beside those of every test."""
+        self._options = options
+        self._variables = OPERATOR | variables
         self.data = DataFolder(root / "data")
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -46,6 +49,7 @@ class Stack:
         # An older start's words are kept, but must not be taken for this one's.
         before = self.output.stat().st_size if self.output.exists() else 0
         argv = [*WEFTD, "up", "--data", str(self.data.root), "--port", str(self.port)]
+        argv += self._options
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 argv,
@@ -53,7 +57,7 @@ class Stack:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=os.environ | OPERATOR,
+                env=os.environ | self._variables,
             )
         deadline = time.monotonic() + START_SECONDS
         while f"ready {self.url}\n" not in (said := self.output.read_text()[before:]):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import httpx2
 import pytest
 
-from service.adapters.registry import Publication, publish
-from service.contracts.ids import ProjectId
+from service.adapters.registry import Trained, publish
+from service.contracts.ids import ProjectId, fine_tuned_model_name
 from service.contracts.job import JobSpec
 from service.contracts.manifest import adapter_id_of
 from service.settings import ServiceSettings
@@ -30,7 +30,7 @@ class Tenant:
 
 @pytest.fixture(scope="module")
 def service_settings(service_settings: ServiceSettings) -> ServiceSettings:
-    return service_settings.model_copy(update={"cold_wait_seconds": 2.0})
+    return service_settings.model_copy(update={"cold_wait_seconds": 2.0, "stall_seconds": 2.0})
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +45,8 @@ async def make_tenant(stage: Stage) -> Tenant:
     async with stage.resources.database.control() as session:
         row = await stage.row(job)
         manifest = adapter_manifest(JobSpec.model_validate(row.spec), 1, {"a": job.encode()})
-        publication = Publication(project, job, 1, manifest, "acme", "demo")
-        name = await publish(session, publication)
+        name = fine_tuned_model_name(BASE, "acme", "demo")
+        await publish(session, Trained(project, job, 1, manifest), name)
     return Tenant(project, await stage.key(project), name, adapter_id_of(manifest))
 
 
@@ -79,7 +79,7 @@ def upstream(service: Service, running_upstream: Upstream) -> Upstream:
     return running_upstream
 
 
-def beat(service: Service, upstream: Upstream, state: str = "ready") -> None:
+def beat(service: Service, upstream: Upstream, state: str = "ready", adapters: tuple[str, ...] = ()) -> None:
     """One heartbeat; returns when the gateway has taken note of it."""
     base = service.settings.base_models[0]
     body = {
@@ -91,6 +91,7 @@ def beat(service: Service, upstream: Upstream, state: str = "ready") -> None:
         "max_loras": 4,
         "max_lora_rank": 64,
         "context_length": 1024,
+        "adapters": adapters,
     }
     token = service.settings.replica_token.get_secret_value()
     url = f"{service.url}/internal/replicas/replica-{upstream.port}"
@@ -98,7 +99,8 @@ def beat(service: Service, upstream: Upstream, state: str = "ready") -> None:
     membership = service.app.state.gateway.membership
 
     def known() -> bool:
-        return (upstream.url in {replica.url for replica in membership.ready(base.name)}) == (state == "ready")
+        listed = {replica.url: replica.adapters for replica in membership.ready(base.name)}
+        return listed.get(upstream.url) == (frozenset(adapters) if state == "ready" else None)
 
     wait_until(known, what="the gateway knows the replica")
 

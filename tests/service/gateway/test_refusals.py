@@ -31,7 +31,7 @@ def test_unknown_foreign_and_deleted_models_are_one_and_the_same_404(
 
     async def delete() -> None:
         async with service.resources.database.tenant(doomed.project) as session:
-            await retire(session, doomed.model)
+            await retire(session, doomed.project, doomed.model)
 
     own = {"authorization": f"Bearer {doomed.key}"}
     assert http.post("/chat/completions", json=chat(doomed.model), headers=own).status_code == 200

@@ -31,6 +31,8 @@ class Upstream:
         self.aborted = 0
         self.script: Script | None = None
         self.extra_headers: dict[str, str] = {}
+        self.ensured: list[str] = []
+        self.healthy = True
 
     def reset(self) -> None:
         self.bodies.clear()
@@ -38,6 +40,8 @@ class Upstream:
         self.aborted = 0
         self.script = None
         self.extra_headers = {}
+        self.ensured.clear()
+        self.healthy = True
 
     def start(self) -> None:
         started = threading.Event()
@@ -46,7 +50,9 @@ class Upstream:
             self._loop = asyncio.get_running_loop()
             self._stopping = asyncio.Event()
             app = web.Application(client_max_size=16 << 20)
+            app.router.add_post("/v1/weft/adapters/ensure", self._ensure)
             app.router.add_post("/v1/{path:.*}", self._handle)
+            app.router.add_get("/health", self._health)
             # Like vLLM, which aborts a request whose connection is gone.
             runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
             await runner.setup()
@@ -76,6 +82,16 @@ class Upstream:
         except (asyncio.CancelledError, ConnectionResetError):
             self.aborted += 1
             raise
+
+    async def _ensure(self, request: web.Request) -> web.Response:
+        self.ensured.append((await request.json())["adapter_id"])
+        return web.json_response({"adapter_id": self.ensured[-1], "tier": "store"})
+
+    async def _health(self, request: web.Request) -> web.Response:
+        if not self.healthy:
+            # As a stopped process: the kernel takes the connection, nobody answers.
+            await asyncio.sleep(30)
+        return web.Response()
 
     async def usual(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         if not body.get("stream"):

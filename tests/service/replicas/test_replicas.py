@@ -9,8 +9,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from service.adapters.registry import Publication, publish, retire
-from service.contracts.ids import ProjectId
+from service.adapters.registry import Trained, publish, retire
+from service.contracts.ids import ProjectId, fine_tuned_model_name
 from service.contracts.job import JobSpec
 from service.contracts.manifest import adapter_id_of
 from service.contracts.replica import ReplicaOrders
@@ -73,6 +73,7 @@ def test_a_replica_that_falls_silent_is_left_out_by_the_databases_clock(
     internal.put("/replicas/b", json=beat(service)).raise_for_status()
     wait_until(lambda: ids(membership) == ["b"], seconds=3, what="it is back")
     internal.delete("/replicas/b").raise_for_status()
+    wait_until(lambda: ids(membership) == [], seconds=3, what="it is gone")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_a_replica_is_told_which_of_its_adapters_are_deleted(service: Service, i
 
     async def delete() -> None:
         async with service.resources.database.tenant(project) as session:
-            await retire(session, doomed[0])
+            await retire(session, project, doomed[0])
 
     listed = [kept[1], doomed[1], "0" * 64]
     orders = ReplicaOrders.model_validate(internal.put("/replicas/f", json=beat(service, adapters=listed)).json())
@@ -126,7 +127,8 @@ async def published(stage: Stage, project: ProjectId) -> tuple[str, str]:
     job = await stage.job(project)
     manifest = adapter_manifest(JobSpec.model_validate((await stage.row(job)).spec), 1, {"a": job.encode()})
     async with stage.resources.database.control() as session:
-        name = await publish(session, Publication(project, job, 1, manifest, "acme", None))
+        name = fine_tuned_model_name("weft-tiny", "acme", None)
+        await publish(session, Trained(project, job, 1, manifest), name)
     return name, adapter_id_of(manifest)
 
 
@@ -134,7 +136,7 @@ async def test_a_suspect_is_one_for_a_while(
     service: Service, service_settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     membership = Membership(Resources.of(service_settings))
-    replica = Replica("a", "http://127.0.0.1:1", "key", "weft-tiny")
+    replica = Replica("a", "http://127.0.0.1:1", "key", "weft-tiny", max_loras=4)
     monkeypatch.setattr("service.replicas.membership.SUSPECT_SECONDS", 0.2)
     membership.suspect(replica)
     assert membership.is_suspect(replica)

@@ -1,0 +1,153 @@
+"""What the benchmark measures, each as a function over servers that run: plain figures in, plain figures out."""
+
+import asyncio
+import json
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import aiohttp
+
+from tests.benchmarks.serving.load import Answer, Run, Server, ask, closed_loop, milliseconds
+from tests.benchmarks.serving.shop import Shop, Ware
+
+TIERS = ("gpu", "cpu", "disk", "store")
+ZIPF = 1.1
+JOB_SECONDS = 240.0
+POLL_SECONDS = 0.05
+
+Figures = dict[str, Any]
+
+
+async def whole_path(
+    client: aiohttp.ClientSession, naked: Server, weft: Server, wares: Sequence[Ware], rounds: int, requests: int
+) -> Figures:
+    """The two take turns, so that a busy machine slows both alike. The first round of each warms up and is left out."""
+    found: Figures = {}
+    names = {naked: [ware.mark for ware in wares], weft: [ware.model for ware in wares]}
+    for at_once in (1, 8):
+        runs: dict[Server, list[Run]] = {naked: [], weft: []}
+        for _ in range(rounds + 1):
+            for server in (naked, weft):
+                models = [names[server][number % len(wares)] for number in range(requests * (1 if at_once == 1 else 4))]
+                runs[server].append(await closed_loop(client, server, models, at_once, tokens=32))
+        speed = {server: statistics.median(run.tokens_per_second for run in runs[server][1:]) for server in runs}
+        first = {server: _medians(runs[server][1:]) for server in runs}
+        found[f"at_once_{at_once}"] = {
+            "naked_tokens_per_second": round(speed[naked], 1),
+            "weft_tokens_per_second": round(speed[weft], 1),
+            "ratio": round(speed[weft] / speed[naked], 3),
+            "naked_first_token_ms": milliseconds(first[naked]),
+            "weft_first_token_ms": milliseconds(first[weft]),
+            "added_first_token_ms": round(1000 * (statistics.median(first[weft]) - statistics.median(first[naked])), 1),
+        }
+    return found
+
+
+def _medians(runs: Sequence[Run]) -> list[float]:
+    return [value for run in runs for value in run.first_tokens()]
+
+
+async def many_adapters(
+    client: aiohttp.ClientSession, weft: Server, wares: Sequence[Ware], counts: Sequence[int], requests: int
+) -> list[Figures]:
+    """Tokens a second and first tokens by tier over more and more adapters; wrong answers are counted too."""
+    found: list[Figures] = []
+    alone = 0.0
+    for count in counts:
+        for kind in ("uniform", "zipf"):
+            chosen = _drawn(wares[:count], kind, max(requests, count))
+            run = await closed_loop(client, weft, [ware.model for ware in chosen], at_once=8, tokens=16)
+            alone = alone or run.tokens_per_second
+            found.append(
+                {
+                    "adapters": count,
+                    "popularity": kind,
+                    "tokens_per_second": round(run.tokens_per_second, 1),
+                    "to_one_adapter": round(run.tokens_per_second / alone, 3),
+                    "first_token_ms": {tier: _tier(run, tier) for tier in TIERS if run.first_tokens(tier)},
+                }
+            )
+            print(json.dumps(found[-1]), flush=True)
+    return found
+
+
+def _drawn(wares: Sequence[Ware], kind: str, requests: int) -> list[Ware]:
+    chance = random.Random(len(wares))
+    weights = [1.0 if kind == "uniform" else 1 / (place + 1) ** ZIPF for place in range(len(wares))]
+    return chance.choices(wares, weights, k=requests)
+
+
+def _tier(run: Run, tier: str) -> Figures:
+    values = run.first_tokens(tier)
+    return {"requests": len(values), "p50": milliseconds(values), "p99": milliseconds(values, 0.99)}
+
+
+async def cold(client: aiohttp.ClientSession, weft: Server, shop: Shop, wares: Sequence[Ware]) -> Figures:
+    """First tokens of adapters that only the store has, against the same adapters' next ones."""
+    first: list[float] = []
+    warm: list[float] = []
+    for ware in wares:
+        if not await shop.evict(ware.adapter):
+            raise RuntimeError("an adapter could not be evicted")
+        began = await ask(client, weft, ware.model, 4)
+        if began.tier != "store":
+            raise RuntimeError(f"the adapter was in {began.tier}, not only in the store")
+        first.append(began.first_token)
+        again = [await ask(client, weft, ware.model, 4) for _ in range(3)]
+        warm.append(statistics.median(each.first_token for each in again))
+    return {
+        "adapters": len(wares),
+        "cold_ms": milliseconds(first),
+        "warm_ms": milliseconds(warm),
+        "extra_ms": round(1000 * statistics.median(a - b for a, b in zip(first, warm, strict=True)), 1),
+        "cold_p99_ms": milliseconds(first, 0.99),
+    }
+
+
+async def fresh(client: aiohttp.ClientSession, weft: Server, base: str, jobs: int, at_once: int) -> Figures:
+    """Seconds from when a job was last seen unfinished to the first token of its adapter."""
+    free = asyncio.Semaphore(at_once)
+
+    async def one(number: int) -> float:
+        async with free:
+            return await _job_to_token(client, weft, base, number)
+
+    seconds = await asyncio.gather(*(one(number) for number in range(jobs)))
+    return {"jobs": jobs, "p50_ms": milliseconds(seconds), "p95_ms": milliseconds(seconds, 0.95)}
+
+
+async def _job_to_token(client: aiohttp.ClientSession, weft: Server, base: str, number: int) -> float:
+    jobs, headers = f"{weft.url}/v1/fine_tuning/jobs", {"authorization": f"Bearer {weft.key}"}
+    line = {"messages": [{"role": "user", "content": f"{number}"}, {"role": "assistant", "content": f"{number}!"}]}
+    form = aiohttp.FormData({"purpose": "fine-tune"})
+    form.add_field("file", (json.dumps(line) + "\n") * 10, filename="train.jsonl")
+    async with client.post(f"{weft.url}/v1/files", data=form, headers=headers) as answer:
+        file = (await answer.json())["id"]
+    supervised = {"hyperparameters": {"n_epochs": 1, "batch_size": 5}}
+    body = {
+        "model": base,
+        "training_file": file,
+        "seed": number,
+        "method": {"type": "supervised", "supervised": supervised},
+    }
+    async with client.post(jobs, json=body, headers=headers) as answer:
+        job = (await answer.json())["id"]
+    unfinished = time.perf_counter()
+    async with asyncio.timeout(JOB_SECONDS):
+        while True:
+            async with client.get(f"{jobs}/{job}", headers=headers) as answer:
+                seen = await answer.json()
+            if seen["status"] == "succeeded":
+                break
+            if seen["status"] in ("failed", "cancelled"):
+                raise RuntimeError(f"job {job} {seen['status']}: {seen['error']}")
+            unfinished = time.perf_counter()
+            await asyncio.sleep(POLL_SECONDS)
+    asked = time.perf_counter()
+    found: Answer = await ask(client, weft, seen["fine_tuned_model"], 4)
+    if found.status != 200:
+        raise RuntimeError(f"the model of {job} answered {found.status}: {found.text}")
+    return asked - unfinished + found.first_token
