@@ -9,17 +9,20 @@ import hashlib
 import hmac
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 from pydantic import SecretStr
-from sqlalchemy import select, text
+from sqlalchemy import func, or_, select, text
 
 from service.contracts.ids import KeyId, OrganizationId, ProjectId
 from service.db import Database, TenantSession
 from service.errors import Unauthenticated
+from service.idempotency.route import attempt_of
 from service.resources import CurrentResources
+from service.tenants import admin_keys, scopes
+from service.tenants.audit import acts
 from service.tenants.keys import hash_key, public_id_of
 from service.tenants.models import KeyRow, OrganizationRow, ProjectRow
 
@@ -33,13 +36,31 @@ USED = text(
 
 
 @dataclass(frozen=True)
+class ProjectLimits:
+    """A project's own limits; what is None is the settings' own."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    streams: int | None = None
+    budget_cents: int | None = None
+
+
+@dataclass(frozen=True)
 class Tenant:
-    """A project proved by one of its keys."""
+    """A project proved by one of its keys. `expires` is the key's end by the monotonic clock."""
 
     project_id: ProjectId
     organization_id: OrganizationId
     organization_name: str
     key_id: KeyId
+    service_account_id: str | None = None
+    scopes: frozenset[str] = frozenset()
+    expires: float | None = None
+    limits: ProjectLimits = field(default_factory=ProjectLimits)
+
+    @property
+    def expired(self) -> bool:
+        return self.expires is not None and self.expires <= time.monotonic()
 
 
 class KeyCache:
@@ -58,7 +79,7 @@ class KeyCache:
             return None
         digest = hash_key(key)
         known = self._known.get(digest)
-        if known is not None and known[0] > time.monotonic():
+        if known is not None and known[0] > time.monotonic() and not known[1].expired:
             return known[1]
         loading = self._loading.get(digest)
         if loading is None:
@@ -86,19 +107,42 @@ class KeyCache:
                 del self._loading[digest]
 
     async def _load(self, public_id: str, digest: bytes) -> Tenant | None:
+        left = func.extract("epoch", KeyRow.expires_at - func.clock_timestamp())
         query = (
-            select(KeyRow, ProjectRow.organization_id, OrganizationRow.name)
+            select(KeyRow, ProjectRow, OrganizationRow.name, left)
             .join(ProjectRow, ProjectRow.id == KeyRow.project_id)
             .join(OrganizationRow, OrganizationRow.id == ProjectRow.organization_id)
             .where(KeyRow.public_id == public_id, KeyRow.revoked_at.is_(None), ProjectRow.status == "active")
+            .where(or_(KeyRow.expires_at.is_(None), left > 0))
         )
+        asked = time.monotonic()
         async with self._database.control() as session:
             found = (await session.execute(query)).one_or_none()
             if found is None or not hmac.compare_digest(found[0].hash, digest):
                 return None
             await session.execute(USED, {"id": found[0].id})
-        row, organization_id, organization_name = found
-        return Tenant(ProjectId(row.project_id), OrganizationId(organization_id), organization_name, KeyId(row.id))
+        row, project, organization_name, seconds = found
+        expires = None if row.expires_at is None else asked + float(seconds)
+        return _tenant(row, project, organization_name, expires)
+
+
+def _tenant(key: KeyRow, project: ProjectRow, organization_name: str, expires: float | None) -> Tenant:
+    limits = ProjectLimits(
+        requests_per_minute=project.max_requests_per_minute,
+        tokens_per_minute=project.max_tokens_per_minute,
+        streams=project.max_streams,
+        budget_cents=project.monthly_budget_cents,
+    )
+    return Tenant(
+        project_id=ProjectId(project.id),
+        organization_id=OrganizationId(project.organization_id),
+        organization_name=organization_name,
+        key_id=KeyId(key.id),
+        service_account_id=key.service_account_id,
+        scopes=frozenset(key.scopes),
+        expires=expires,
+        limits=limits,
+    )
 
 
 def bearer(authorization: str | None) -> str:
@@ -116,22 +160,39 @@ async def current_tenant(request: Request) -> Tenant:
     tenant = await keys.find(bearer(request.headers.get("authorization")))
     if tenant is None:
         raise Unauthenticated("Incorrect API key provided. Ask your administrator for a key of your project.")
+    scopes.require(tenant.scopes, request.method, request.url.path)
+    acts(request, "api_key", tenant.key_id, tenant.service_account_id)
     return tenant
 
 
-async def _tenant_session(resources: CurrentResources, tenant: "CurrentTenant") -> AsyncIterator[TenantSession]:
+async def _tenant_session(
+    request: Request, resources: CurrentResources, tenant: "CurrentTenant"
+) -> AsyncIterator[TenantSession]:
+    attempt = attempt_of(request)
     async with resources.database.tenant(tenant.project_id) as session:
+        if attempt is not None:
+            await attempt.begin(session)
         yield session
 
 
+def _is(presented: str, secret: SecretStr) -> bool:
+    known = hashlib.sha256(secret.get_secret_value().encode()).digest()
+    return hmac.compare_digest(hashlib.sha256(presented.encode()).digest(), known)
+
+
 def _proves(request: Request, secret: SecretStr) -> None:
-    presented = hashlib.sha256(bearer(request.headers.get("authorization")).encode()).digest()
-    if not hmac.compare_digest(presented, hashlib.sha256(secret.get_secret_value().encode()).digest()):
+    if not _is(bearer(request.headers.get("authorization")), secret):
         raise Unauthenticated
 
 
-def require_admin(request: Request, resources: CurrentResources) -> None:
-    _proves(request, resources.settings.admin_key)
+async def require_admin(request: Request, resources: CurrentResources) -> None:
+    """The key of the configuration, or one that was made with it."""
+    key, key_id = bearer(request.headers.get("authorization")), None
+    if not _is(key, resources.settings.admin_key):
+        key_id = await admin_keys.prove(resources.database, key)
+        if key_id is None:
+            raise Unauthenticated
+    acts(request, "admin_key", key_id)
 
 
 def require_worker(request: Request, resources: CurrentResources) -> None:

@@ -10,18 +10,19 @@ import zlib
 from service.contracts.ids import BASE62, random_base62
 
 PREFIX = "sk-weft-"
+ADMIN_PREFIX = "sk-weft-admin-"
 PUBLIC, SECRET, CHECKSUM = 12, 43, 6
 
 
-def make_key() -> str:
+def make_key(prefix: str = PREFIX) -> str:
     body = random_base62(PUBLIC + SECRET)
-    return PREFIX + body + _checksum(body)
+    return prefix + body + _checksum(body)
 
 
-def public_id_of(key: str) -> str | None:
-    """The part that finds the row, or None where the text cannot be a key."""
-    body = key.removeprefix(PREFIX)
-    if not key.startswith(PREFIX) or len(body) != PUBLIC + SECRET + CHECKSUM or not body.isascii():
+def public_id_of(key: str, prefix: str = PREFIX) -> str | None:
+    """The part that finds the row, or None where the text cannot be a key of this prefix."""
+    body = key.removeprefix(prefix)
+    if not key.startswith(prefix) or len(body) != PUBLIC + SECRET + CHECKSUM or not body.isascii():
         return None
     if _checksum(body[:-CHECKSUM]) != body[-CHECKSUM:]:
         return None
@@ -32,8 +33,8 @@ def hash_key(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
-def redact(key: str) -> str:
-    return f"{key[: len(PREFIX) + 4]}…{key[-4:]}"
+def redact(key: str, prefix: str = PREFIX) -> str:
+    return f"{key[: len(prefix) + 4]}…{key[-4:]}"
 
 
 def _checksum(body: str) -> str:

@@ -1,15 +1,17 @@
-"""Projects of this installation's one organization: made, found, listed, archived. A project is a tenant."""
+"""Projects of this installation's one organization: made, found, listed, renamed, limited, archived: the tenants."""
 
 from collections.abc import Sequence
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
 
 from service.contracts.ids import new_organization_id, new_project_id
 from service.db import ControlSession
 from service.errors import Conflict, NotFound
 from service.listing import Cursor, rows_of
 from service.notifications import notify
+from service.tenants import audit
 from service.tenants.models import OrganizationRow, ProjectRow
 
 
@@ -28,7 +30,29 @@ async def create_project(session: ControlSession, organization: str, name: str) 
             code="project_exists",
             param="name",
         )
+    await audit.note(session, "project.created", row.id, row.id, name=name)
     return row
+
+
+async def rename_project(session: ControlSession, organization: str, project_id: str, name: str) -> ProjectRow:
+    row = await find_project(session, organization, project_id)
+    row.name = name
+    try:
+        await session.flush()
+    except IntegrityError as error:
+        raise Conflict("A project of this name exists already.", code="project_exists", param="name") from error
+    await audit.note(session, "project.updated", row.id, row.id, name=name)
+    return row
+
+
+async def limit_project(session: ControlSession, project: ProjectRow, **limits: int | None) -> ProjectRow:
+    """Sets limits by the names of their columns. Gateways know within the caches' few seconds, mostly at once."""
+    for name, value in limits.items():
+        setattr(project, name, value)
+    await session.flush()
+    await notify(session, "key")
+    await audit.note(session, "rate_limit.updated", project.id, project.id, **limits)
+    return project
 
 
 async def find_project(session: ControlSession, organization: str, project_id: str) -> ProjectRow:
@@ -57,6 +81,7 @@ async def archive_project(session: ControlSession, organization: str, project_id
         row.status = "archived"
         row.archived_at = await session.scalar(select(func.now()))
         await notify(session, "key")
+        await audit.note(session, "project.archived", row.id, row.id)
     return row
 
 

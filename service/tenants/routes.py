@@ -1,34 +1,41 @@
-"""The administrator's routes: projects and their keys, at OpenAI's addresses. Needs the admin key."""
+"""The administrator's routes of projects, at OpenAI's addresses; what belongs to one project is in `project_routes`."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
-from service.listing import Cursor, page
+from service.idempotency.route import IdempotentRoute
+from service.listing import Cursor, Order, page
 from service.resources import ControlTransaction, CurrentResources
-from service.tenants import issue, projects
+from service.tenants import admin_keys, audit_routes, limit_routes, project_routes, projects
 from service.tenants.auth import require_admin
-from service.tenants.models import ProjectRow
-from service.tenants.schemas import Key, KeyDeleted, KeyPage, Named, NewKey, Project, ProjectPage
+from service.tenants.schemas import (
+    AdminKey,
+    AdminKeyDeleted,
+    AdminKeyPage,
+    Named,
+    NewAdminKey,
+    NewAdminKeyBody,
+    Project,
+    ProjectPage,
+)
 
-router = APIRouter(prefix="/v1/organization/projects", tags=["organization"], dependencies=[Depends(require_admin)])
+router = APIRouter(
+    prefix="/v1/organization",
+    tags=["organization"],
+    dependencies=[Depends(require_admin)],
+    route_class=IdempotentRoute,
+)
 
 Limit = Annotated[int, Query(ge=1, le=100)]
 
 
-async def _named_project(project_id: str, session: ControlTransaction, resources: CurrentResources) -> ProjectRow:
-    return await projects.find_project(session, resources.settings.organization_name, project_id)
-
-
-NamedProject = Annotated[ProjectRow, Depends(_named_project)]
-
-
-@router.post("")
+@router.post("/projects")
 async def create_project(body: Named, session: ControlTransaction, resources: CurrentResources) -> Project:
     return Project.of(await projects.create_project(session, resources.settings.organization_name, body.name))
 
 
-@router.get("")
+@router.get("/projects")
 async def list_projects(
     session: ControlTransaction,
     resources: CurrentResources,
@@ -43,35 +50,48 @@ async def list_projects(
     return page(rows, limit, Project.of)
 
 
-@router.get("/{project_id}")
-async def get_project(project: NamedProject) -> Project:
+@router.get("/projects/{project_id}")
+async def get_project(project: project_routes.NamedProject) -> Project:
     return Project.of(project)
 
 
-@router.post("/{project_id}/archive")
+@router.post("/projects/{project_id}")
+async def rename_project(
+    project_id: str, body: Named, session: ControlTransaction, resources: CurrentResources
+) -> Project:
+    organization = resources.settings.organization_name
+    return Project.of(await projects.rename_project(session, organization, project_id, body.name))
+
+
+@router.post("/projects/{project_id}/archive")
 async def archive_project(project_id: str, session: ControlTransaction, resources: CurrentResources) -> Project:
     return Project.of(await projects.archive_project(session, resources.settings.organization_name, project_id))
 
 
-@router.post("/{project_id}/api_keys")
-async def create_key(body: Named, project: NamedProject, session: ControlTransaction) -> NewKey:
-    row, value = await issue.issue_key(session, project, body.name)
-    return NewKey(**Key.of(row).model_dump(), value=value)
+@router.post("/admin_api_keys")
+async def create_admin_key(body: NewAdminKeyBody, session: ControlTransaction) -> NewAdminKey:
+    row, value = await admin_keys.create(session, body.name, body.expires_in_seconds)
+    return NewAdminKey(**AdminKey.of(row).model_dump(), value=value)
 
 
-@router.get("/{project_id}/api_keys")
-async def list_keys(
-    project: NamedProject, session: ControlTransaction, after: str | None = None, limit: Limit = 20
-) -> KeyPage:
-    return page(await issue.list_keys(session, project, Cursor(after=after, limit=limit)), limit, Key.of)
+@router.get("/admin_api_keys")
+async def list_admin_keys(
+    session: ControlTransaction, after: str | None = None, limit: Limit = 20, order: Order = "asc"
+) -> AdminKeyPage:
+    return page(await admin_keys.list_keys(session, after, limit, order), limit, AdminKey.of)
 
 
-@router.get("/{project_id}/api_keys/{api_key_id}")
-async def get_key(api_key_id: str, project: NamedProject, session: ControlTransaction) -> Key:
-    return Key.of(await issue.find_key(session, project, api_key_id))
+@router.get("/admin_api_keys/{key_id}")
+async def get_admin_key(key_id: str, session: ControlTransaction) -> AdminKey:
+    return AdminKey.of(await admin_keys.find(session, key_id))
 
 
-@router.delete("/{project_id}/api_keys/{api_key_id}")
-async def delete_key(api_key_id: str, project: NamedProject, session: ControlTransaction) -> KeyDeleted:
-    await issue.revoke_key(session, project, api_key_id)
-    return KeyDeleted(id=api_key_id)
+@router.delete("/admin_api_keys/{key_id}")
+async def delete_admin_key(key_id: str, session: ControlTransaction) -> AdminKeyDeleted:
+    await admin_keys.revoke(session, key_id)
+    return AdminKeyDeleted(id=key_id)
+
+
+router.include_router(project_routes.router)
+router.include_router(limit_routes.router)
+router.include_router(audit_routes.router)

@@ -148,6 +148,8 @@ def test_only_the_admin_key_opens_the_admin_routes(
     routes = [
         ("GET", ""), ("POST", ""), ("GET", f"/{project}"), ("POST", f"/{project}/archive"),
         ("POST", f"/{project}/api_keys"), ("GET", f"/{project}/api_keys"), ("DELETE", f"/{project}/api_keys/x"),
+        ("POST", f"/{project}/service_accounts"), ("POST", f"/{project}/rate_limits/rl-all-models"),
+        ("GET", f"/{project}/spend_limit"), ("GET", "/../admin_api_keys"), ("GET", "/../audit_logs"),
     ]  # fmt: skip
     for token in others:
         headers = {b"authorization": b"Bearer " + token.encode()}

@@ -1,0 +1,21 @@
+"""Rows of recorded answers, one per scope."""
+
+from datetime import datetime
+
+from sqlalchemy import func
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.db import Base
+
+
+class AnswerRow(Base):
+    """The answer to a request that changed something, sealed. `project_id` is empty for the administrator."""
+
+    __tablename__ = "recorded_answers"
+
+    project_id: Mapped[str] = mapped_column(primary_key=True)
+    scope: Mapped[bytes] = mapped_column(primary_key=True)
+    body_hash: Mapped[bytes]
+    status: Mapped[int]
+    answer: Mapped[bytes]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
