@@ -1,4 +1,4 @@
-"""What one line of a training file must be: OpenAI's chat example, or a prompt and its completion.
+"""What one line of a training file must be: OpenAI's chat or preference example, or a prompt and its completion.
 
 The shapes are those that `trainer.data` trains on; a line accepted here is accepted there. Problems name places and
 kinds and never quote the line, since they end up in answers, logs and job errors.
@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 MAX_MESSAGES = 1024
 
-Form = Literal["chat", "completion"]
+ExampleFormat = Literal["chat", "completion", "preference"]
+PREFERENCE_FIELDS = frozenset(
+    {"input", "preferred_output", "non_preferred_output", "preferred_completion", "non_preferred_completion"}
+)
+MESSAGE_LISTS = {"messages"} | PREFERENCE_FIELDS - {"input"}
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,16 @@ class Problem:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A good line: what it is and what it holds."""
+
+    format: str
+    value: dict[str, Any]
+
+
 class InvalidLine(Exception):
-    """Why a line cannot be trained on."""
+    """Why a line cannot be used."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -98,24 +110,48 @@ class _Completion(_Shape):
     completion: str = Field(min_length=1)
 
 
-def check_line(line: bytes) -> Form:
-    """The form of a good line. Raises InvalidLine."""
-    value = _parsed(line)
-    if b"\\u0000" in line and _holds_nul(value):
-        raise InvalidLine("nul_character", "contains the NUL character \\u0000; remove it")
+_Answer = Annotated[list[_Message], Field(min_length=1, max_length=1)]
+
+
+class _Preference(_Shape):
+    """A conversation and two ways to go on; OpenAI's guide and its schema spell those differently."""
+
+    input: _Chat
+    preferred: _Answer = Field(validation_alias=AliasChoices("preferred_output", "preferred_completion"))
+    non_preferred: _Answer = Field(validation_alias=AliasChoices("non_preferred_output", "non_preferred_completion"))
+
+
+def check_line(line: bytes) -> Line:
+    """A good line. Raises InvalidLine."""
+    value = parsed(line)
     try:
-        if "messages" in value:
-            _check_chat(_Chat.model_validate(value))
-            return "chat"
-        if "prompt" in value or "completion" in value:
-            _Completion.model_validate(value)
-            return "completion"
+        return Line(_format(value), value)
     except ValidationError as error:
         raise _first_of(error) from None
-    raise InvalidLine("missing_messages", "has neither 'messages' nor 'prompt' and 'completion'")
 
 
-def _parsed(line: bytes) -> dict[str, Any]:
+def _format(value: dict[str, Any]) -> ExampleFormat:
+    if "messages" in value:
+        _check_chat(_Chat.model_validate(value))
+        return "chat"
+    if "prompt" in value or "completion" in value:
+        _Completion.model_validate(value)
+        return "completion"
+    if PREFERENCE_FIELDS & value.keys():
+        _check_preference(_Preference.model_validate(value))
+        return "preference"
+    raise InvalidLine("missing_messages", "has neither 'messages' nor 'prompt' and 'completion' nor 'input'")
+
+
+def parsed(line: bytes) -> dict[str, Any]:
+    """The object that a line of any file holds. Raises InvalidLine."""
+    value = _loaded(line)
+    if b"\\u0000" in line and _holds_nul(value):
+        raise InvalidLine("nul_character", "contains the NUL character \\u0000; remove it")
+    return value
+
+
+def _loaded(line: bytes) -> dict[str, Any]:
     if b"\0" in line:
         raise InvalidLine("nul_character", "contains a NUL byte; save the file as UTF-8 text")
     try:
@@ -162,6 +198,17 @@ def _check_chat(chat: _Chat) -> None:
         raise InvalidLine("no_trained_message", "every assistant message has weight 0, so there is nothing to learn")
 
 
+def _check_preference(example: _Preference) -> None:
+    for number, message in enumerate(example.input.messages):
+        if message.role == "assistant" and message.empty:
+            raise InvalidLine("empty_assistant", f"input.messages.{number} has neither content nor tool_calls")
+    for name, (answer,) in (("preferred", example.preferred), ("non-preferred", example.non_preferred)):
+        if answer.role != "assistant":
+            raise InvalidLine("not_an_assistant", f"the {name} answer is not an assistant message")
+        if answer.empty:
+            raise InvalidLine("empty_assistant", f"the {name} answer has neither content nor tool_calls")
+
+
 CODES = {
     "role": "unknown_role",
     "content": "invalid_content",
@@ -177,13 +224,17 @@ def _first_of(error: ValidationError) -> InvalidLine:
     # `input` and `ctx` of a pydantic error quote the value; its place, kind and fixed words do not.
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     # Where a field has alternatives each of them complains; the complaint from furthest inside is about the one meant.
-    field = errors[0]["loc"][:3]
-    first = max((problem for problem in errors if problem["loc"][:3] == field), key=lambda problem: len(problem["loc"]))
+    depth = 4 if errors[0]["loc"][0] == "input" else 3
+    field = errors[0]["loc"][:depth]
+    alternatives = (problem for problem in errors if problem["loc"][:depth] == field)
+    first = max(alternatives, key=lambda problem: len(problem["loc"]))
     place = [str(part) for part in first["loc"]]
-    # messages.<number>.<field>...; everything else is a field of the line.
-    name = place[2] if place[0] == "messages" and len(place) > 2 else place[0]
+    # Of a preference, its input is looked at as a chat example is.
+    inner = place[1:] if place[0] == "input" and len(place) > 1 else place
+    # <messages>.<number>.<field>...; everything else is a field of the line.
+    name = inner[2] if inner[0] in MESSAGE_LISTS and len(inner) > 2 else inner[0]
     code = CODES.get(name, f"invalid_{name}")
-    if place == ["messages"] and first["type"] == "too_short":
+    if inner == ["messages"] and first["type"] == "too_short":
         code = "empty_messages"
     # Names such as "list[_TextPart]" are alternatives of ours, not places in the line.
     where = ".".join(part for part in place if (part.isidentifier() and part != "str") or part.isdigit())

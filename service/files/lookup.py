@@ -10,7 +10,7 @@ from service.contracts import layout
 from service.contracts.ids import FileId
 from service.contracts.store import StoreError
 from service.db import TenantSession
-from service.errors import NotFound
+from service.errors import NotFound, Unavailable
 from service.files.models import FileRow
 from service.listing import Cursor, rows_of
 from service.resources import Resources
@@ -42,9 +42,20 @@ async def delete_file(session: TenantSession, file_id: str) -> None:
 async def open_file(resources: Resources, tenant: Tenant, file_id: str) -> tuple[FileRow, AsyncGenerator[bytes]]:
     """The row and the bytes, which end before their last piece where they are not what was uploaded."""
     async with resources.database.tenant(tenant.project_id) as session:
-        row = await find_file(session, file_id)
+        row = whole(await find_file(session, file_id))
     key = layout.file_key(tenant.project_id, FileId(row.id))
     return row, _verified(await asyncio.to_thread(resources.store.open, key), row)
+
+
+def whole(row: FileRow) -> FileRow:
+    """The same, where its bytes are there already. Raises Unavailable."""
+    if row.status == "uploaded":
+        raise Unavailable(
+            f"File '{row.id}' is still being put together; ask again when its status is 'processed'.",
+            code="file_not_ready",
+            retry_after=5,
+        )
+    return row
 
 
 async def _verified(pieces: Iterator[bytes], row: FileRow) -> AsyncGenerator[bytes]:

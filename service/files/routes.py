@@ -3,12 +3,14 @@
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from service.files import lookup
-from service.files.schemas import File, FileDeleted, FilePage
+from service.files import lookup, validation
+from service.files.schemas import File, FileDeleted, FilePage, Validation
 from service.files.upload import take_upload
+from service.idempotency.attempt import Replayed
+from service.idempotency.route import replay
 from service.listing import Cursor, Order, page
 from service.resources import CurrentResources
 from service.tenants.auth import CurrentTenant, TenantTransaction
@@ -39,9 +41,12 @@ FORM: dict[str, Any] = {
 }
 
 
-@router.post("", openapi_extra=FORM)
-async def create_file(request: Request, tenant: CurrentTenant, resources: CurrentResources) -> File:
-    return File.of(await take_upload(request, resources, tenant))
+@router.post("", openapi_extra=FORM, response_model=File)
+async def create_file(request: Request, tenant: CurrentTenant, resources: CurrentResources) -> File | Response:
+    try:
+        return await take_upload(request, resources, tenant)
+    except Replayed as answered:
+        return replay(answered)
 
 
 @router.get("")
@@ -65,6 +70,15 @@ async def get_file(file_id: str, session: TenantTransaction) -> File:
 async def delete_file(file_id: str, session: TenantTransaction) -> FileDeleted:
     await lookup.delete_file(session, file_id)
     return FileDeleted(id=file_id)
+
+
+@router.get("/{file_id}/validation")
+async def get_validation(
+    file_id: str, tenant: CurrentTenant, resources: CurrentResources, compare: str | None = None
+) -> Validation:
+    """Problems by line, lengths, duplicates and, with `compare`, which examples are in that other file too."""
+    row, findings = await validation.validate(resources, tenant, file_id, compare)
+    return Validation.of(row, findings, compare)
 
 
 @router.get("/{file_id}/content", response_class=StreamingResponse)

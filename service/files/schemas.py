@@ -5,6 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from service.files.datasets import described
+from service.files.inspection import Findings
 from service.files.models import FileRow
 from service.listing import Item, Page
 
@@ -49,6 +51,100 @@ class File(Item):
             status=row.status,
             status_details=row.status_details,
         )
+
+
+class LineProblem(BaseModel):
+    line: int
+    code: str
+    message: str
+    fix: str
+
+
+class Lengths(BaseModel):
+    """Of the valid lines, in tokens; an estimate by bytes, since each base model counts in its own way."""
+
+    method: Literal["bytes/4"] = "bytes/4"
+    total: int
+    mean: float
+    max: int
+    histogram: list["Bucket"]
+
+
+class Bucket(BaseModel):
+    up_to: int
+    examples: int
+
+
+class Duplicate(BaseModel):
+    line: int
+    first_line: int
+
+
+class Duplicates(BaseModel):
+    """Valid lines that say exactly what an earlier one says; `lines` has the first hundred."""
+
+    examples: int
+    examined: int
+    lines: list[Duplicate]
+
+
+class Shared(BaseModel):
+    line: int
+    compared_line: int
+
+
+class Overlap(BaseModel):
+    """Valid lines that the other file has too; `lines` has the first hundred."""
+
+    file_id: str
+    examples: int
+    examined: int
+    lines: list[Shared]
+
+
+class Validation(BaseModel):
+    """What was found in a file. `complete` is false where it has so many problems that the rest was not looked at."""
+
+    object: Literal["file.validation"] = "file.validation"
+    file_id: str
+    purpose: str
+    format: str | None
+    complete: bool
+    lines: int
+    valid: int
+    problems: list[LineProblem]
+    problem_counts: dict[str, int]
+    tokens: Lengths
+    duplicates: Duplicates
+    overlap: Overlap | None
+
+    @classmethod
+    def of(cls, row: FileRow, found: Findings, compared: str | None) -> "Validation":
+        histogram = [Bucket(up_to=bound, examples=count) for bound, count in found.lengths.histogram.items()]
+        mean = round(found.lengths.total / found.examples, 1) if found.examples else 0.0
+        repeats = [Duplicate(line=pair.line, first_line=pair.same_as) for pair in found.duplicates.lines]
+        return cls(
+            file_id=row.id,
+            purpose=row.purpose,
+            format=found.example_format,
+            complete=not found.given_up,
+            lines=found.lines,
+            valid=found.examples,
+            problems=[LineProblem.model_validate(described(problem)) for problem in found.problems],
+            problem_counts=found.counts,
+            tokens=Lengths(total=found.lengths.total, mean=mean, max=found.lengths.longest, histogram=histogram),
+            duplicates=Duplicates(
+                examples=found.duplicates.examples, examined=found.duplicates.examined, lines=repeats
+            ),
+            overlap=_overlap(found, compared),
+        )
+
+
+def _overlap(found: Findings, compared: str | None) -> Overlap | None:
+    if found.overlap is None or compared is None:
+        return None
+    shared = [Shared(line=pair.line, compared_line=pair.same_as) for pair in found.overlap.lines]
+    return Overlap(file_id=compared, examples=found.overlap.examples, examined=found.overlap.examined, lines=shared)
 
 
 class FileDeleted(BaseModel):

@@ -32,6 +32,18 @@ NOT_NEEDED = text(
     """
 )
 
+FORGET = text(
+    """
+    delete from file_reports as old
+    where project_id = any(:projects) and exists (
+      select from (values (old.sha256), (old.compared_sha256)) as content (sha256)
+      where content.sha256 <> '' and not exists (
+        select from files
+        where files.project_id = old.project_id and files.sha256 = content.sha256 and purged_at is null))
+    """
+)
+"""Reports on contents of these projects that no file has any more."""
+
 
 async def run(resources: Resources) -> None:
     while True:
@@ -58,4 +70,5 @@ async def sweep(resources: Resources, grace: timedelta) -> int:
     done = [file for file, _ in found]
     async with resources.database.control() as session:
         await session.execute(update(FileRow).where(FileRow.id.in_(done)).values(purged_at=func.now()))
+        await session.execute(FORGET, {"projects": [project for _, project in found]})
     return len(done)

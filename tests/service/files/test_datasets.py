@@ -29,6 +29,11 @@ def checked(content: bytes, piece: int = 1 << 18, limit: int = LIMIT) -> Dataset
     return check
 
 
+def preference(messages: Any = (USER,), preferred: Any = (ANSWER,), other: Any = (ANSWER,), **fields: Any) -> bytes:
+    sides = {"preferred_output": preferred, "non_preferred_output": other}
+    return json.dumps({"input": {"messages": messages, **fields}, **sides}).encode()
+
+
 ACCEPTED = [
     GOOD,
     b"  " + GOOD + b" \r",
@@ -41,6 +46,11 @@ ACCEPTED = [
     chat({"role": "user", "content": [{"type": "text", "text": "Hi"}]}, ANSWER, parallel_tool_calls=False),
     chat(USER, ANSWER, more={"of": ["the", "sender's"]}),
     chat({"role": "user", "content": "literal \\u0000 is only text"}, ANSWER),
+    preference(),
+    preference(tools=[{"type": "function", "function": {"name": "f"}}], parallel_tool_calls=True),
+    preference([USER, ANSWER, USER], [{"role": "assistant", "content": None, "tool_calls": [CALL]}]),
+    preference().replace(b"_output", b"_completion"),
+    preference(preferred=[{**ANSWER, "content": [{"type": "text", "text": "Hi"}]}]),
     b'{"prompt":"Hi","completion":" there"}',
     b'{"prompt":"","completion":" there"}',
     b'{"prompt":"\\ud83d\\ude00","completion":"\xf0\x9f\x98\x80"}',
@@ -71,7 +81,7 @@ REFUSED = [
     ("not_an_object", b'"text"'),
     ("not_an_object", b"null"),
     ("missing_messages", b"{}"),
-    ("missing_messages", b'{"input":{"messages":[]}}'),
+    ("missing_messages", b'{"question":"a","answer":"b"}'),
     ("empty_messages", chat()),
     ("invalid_messages", b'{"messages":5}'),
     ("invalid_messages", b'{"messages":[5]}'),
@@ -105,12 +115,35 @@ REFUSED = [
     ("invalid_completion", b'{"prompt":"a","completion":5}'),
 ]
 
+REFUSED_PREFERENCES = [
+    ("invalid_input", json.dumps({"preferred_output": [ANSWER], "non_preferred_output": [ANSWER]}).encode()),
+    ("invalid_input", b'{"input":"Hi"}'),
+    ("invalid_messages", b'{"input":{}}'),
+    ("empty_messages", preference([])),
+    ("unknown_role", preference([{"role": "bot", "content": "x"}])),
+    ("invalid_content", preference([{"role": "user", "content": 5}])),
+    ("invalid_tools", preference(tools="f")),
+    ("empty_assistant", preference([USER, {"role": "assistant"}])),
+    ("invalid_preferred_output", json.dumps({"input": {"messages": [USER]}, "non_preferred_output": []}).encode()),
+    ("invalid_preferred_output", preference(preferred=[])),
+    ("invalid_preferred_output", preference(preferred=[ANSWER, ANSWER])),
+    ("invalid_preferred_output", preference(preferred="Hello")),
+    ("invalid_preferred_completion", preference(preferred=[]).replace(b"_output", b"_completion")),
+    ("invalid_non_preferred_output", preference(other=[ANSWER, ANSWER])),
+    ("unknown_role", preference(other=[{"role": "bot", "content": "x"}])),
+    ("invalid_content", preference(other=[{**ANSWER, "content": 5}])),
+    ("not_an_assistant", preference(preferred=[USER])),
+    ("not_an_assistant", preference(other=[USER])),
+    ("empty_assistant", preference(preferred=[{"role": "assistant", "content": ""}])),
+    ("nul_character", preference(other=[{**ANSWER, "content": "\0"}])),
+]
+
 
 @pytest.mark.parametrize("line", ACCEPTED)
 def test_a_good_line_is_accepted_here_and_by_the_trainer(line: bytes) -> None:
     check = checked(line)
     assert (check.problems, check.examples) == ([], 1)
-    parse_line(line)
+    parse_line(line, "dpo" if check.example_format == "preference" else "supervised")
 
 
 @pytest.mark.parametrize(("code", "line"), REFUSED, ids=lambda value: value if isinstance(value, str) else "")
@@ -122,6 +155,20 @@ def test_a_bad_line_is_named_by_code_and_number(code: str, line: bytes) -> None:
         third = checked(form + b"\n" + form + b"\n" + line + b"\n" + form)
         assert [(problem.line, problem.code) for problem in third.problems] == [(3, code)]
         assert third.examples == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "line"), REFUSED_PREFERENCES, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_a_bad_preference_is_named_by_code_and_number(code: str, line: bytes) -> None:
+    check = checked(preference() + b"\n" + line + b"\n" + preference())
+    assert [(problem.line, problem.code) for problem in check.problems] == [(2, code)]
+    assert check.examples == 2
+
+
+def test_a_place_in_a_preference_is_named_from_its_beginning() -> None:
+    (problem,) = checked(preference([USER, {"role": "user", "content": [{"type": "text"}]}])).problems
+    assert problem.message == "input.messages.1.content.0.text: Field required"
 
 
 def test_the_last_line_needs_no_newline_and_blank_lines_may_end_a_file() -> None:
@@ -140,9 +187,18 @@ def test_a_file_of_blank_lines_is_empty(content: bytes) -> None:
     assert [problem.code for problem in checked(content).problems] == ["empty_file"]
 
 
-def test_chat_and_completion_lines_do_not_mix() -> None:
-    check = checked(GOOD + b'\n{"prompt":"a","completion":"b"}\n')
-    assert [(problem.line, problem.code) for problem in check.problems] == [(2, "mixed_forms")]
+FORMATS = {"chat": GOOD, "completion": b'{"prompt":"a","completion":"b"}', "preference": preference()}
+
+
+@pytest.mark.parametrize("first", FORMATS)
+@pytest.mark.parametrize("other", FORMATS)
+def test_a_file_holds_examples_of_one_format(first: str, other: str) -> None:
+    check = checked(b"\n".join([FORMATS[first], FORMATS[first], FORMATS[other], FORMATS[other]]))
+    assert check.example_format == first
+    mixed = [(3, "mixed_formats"), (4, "mixed_formats")] if first != other else []
+    assert [(problem.line, problem.code) for problem in check.problems] == mixed
+    if mixed:
+        assert f"line 3: is a {other} example, the lines before are {first} examples" in refusal(check).message
 
 
 def test_the_cut_into_pieces_does_not_matter() -> None:
@@ -193,6 +249,7 @@ def test_problems_are_counted_up_to_a_limit_and_the_first_are_named() -> None:
         "line": 5,
         "code": "invalid_json",
         "message": "is not valid JSON (column 2)",
+        "fix": "Write one complete JSON object on the line, with double quotes, and nothing after it.",
     }
 
 
@@ -209,6 +266,9 @@ CANARY = "KANARIENVOGEL"
         chat(USER, {**ANSWER, "tool_calls": [{"function": {"name": "f", "arguments": CANARY}}]}),
         chat(USER, ANSWER, tools=[{CANARY: CANARY}]),
         json.dumps({CANARY: CANARY}).encode(),
+        preference([{"role": CANARY, "content": CANARY}]),
+        preference(preferred=[{"role": "assistant", "content": CANARY}] * 2),
+        preference(other=[{"role": "user", "content": CANARY}]),
         json.dumps({"prompt": [CANARY], "completion": CANARY}).encode(),
         b'{"' + CANARY.encode(),
         CANARY.encode(),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.files import upload
+from service.files.forms import safe_name
 
 
 @pytest.mark.parametrize(
@@ -17,4 +17,4 @@ from service.files import upload
     ],
 )
 def test_a_filename_is_made_harmless(given: str, kept: str) -> None:
-    assert upload._safe_name(given) == kept
+    assert safe_name(given) == kept

@@ -81,7 +81,7 @@ def test_the_row_says_what_the_bytes_are(service: Service, api: openai.OpenAI, t
     assert service.resources.store.get(file_key(ProjectId(tenant[0]), FileId(file.id))) == LINES
 
 
-@pytest.mark.parametrize("purpose", ["batch", "user_data", "assistants", "vision", "evals"])
+@pytest.mark.parametrize("purpose", ["user_data", "assistants", "vision", "evals"])
 def test_other_purposes_are_stored_as_they_are(api: openai.OpenAI, purpose: str) -> None:
     content = b"\0\xff not JSON lines"
     file = created(api, content, "x.bin", purpose=purpose)

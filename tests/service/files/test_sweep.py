@@ -135,11 +135,11 @@ def test_an_upload_slower_than_its_reservation_is_told_so(
     """The sweeper took the bytes away meanwhile, so the file must not appear."""
     publish = upload._publish
 
-    async def late(resources: Any, project: Any, file_id: Any, lifetime: Any) -> Any:
+    async def late(resources: Any, tenant: Any, file_id: Any, *more: Any) -> Any:
         async with resources.database.control() as session:
             await session.execute(text("update files set deleted_at = now() where id = :id"), {"id": file_id})
         await sweep(resources, NOW)
-        return await publish(resources, project, file_id, lifetime)
+        return await publish(resources, tenant, file_id, *more)
 
     with monkeypatch.context() as patch:
         patch.setattr(upload, "_publish", late)
@@ -164,3 +164,18 @@ def test_more_than_a_batch_is_swept_batch_by_batch(
 
     service.call(insert())
     assert [swept(service) for _ in range(3)] == [BATCH, 1, 0]
+
+
+def test_a_report_goes_with_the_last_file_that_has_the_content(
+    service: Service, api: openai.OpenAI, tenant: tuple[str, str]
+) -> None:
+    first, second = created(api), created(api)
+
+    async def reports() -> int:
+        async with service.resources.database.tenant(ProjectId(tenant[0])) as session:
+            return await session.scalar(text("select count(*) from file_reports")) or 0
+
+    for file, left in ((first, 1), (second, 0)):
+        api.files.delete(file)
+        assert swept(service) == 1
+        assert service.call(reports()) == left

@@ -1,0 +1,55 @@
+"""The uploads routes, at OpenAI's addresses: large files in parts."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from service.idempotency.route import IdempotentRoute
+from service.resources import CurrentResources
+from service.tenants.auth import CurrentTenant, TenantTransaction
+from service.uploads import complete, pending
+from service.uploads.parts import take_part
+from service.uploads.schemas import CompleteUpload, CreateUpload, Part, Upload
+
+router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=IdempotentRoute)
+
+FORM: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["data"],
+                    "properties": {"data": {"type": "string", "format": "binary"}},
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("")
+async def create_upload(body: CreateUpload, resources: CurrentResources, session: TenantTransaction) -> Upload:
+    """Begins a file that arrives in parts; an hour later it is over."""
+    return Upload.of(await pending.create(session, resources.settings, body), "pending")
+
+
+@router.post("/{upload_id}/parts", openapi_extra=FORM)
+async def create_part(upload_id: str, request: Request, tenant: CurrentTenant, resources: CurrentResources) -> Part:
+    """Takes one part, in any order and beside others."""
+    return Part.of(await take_part(request, resources, tenant, upload_id))
+
+
+@router.post("/{upload_id}/complete")
+async def complete_upload(
+    upload_id: str, body: CompleteUpload, tenant: CurrentTenant, resources: CurrentResources
+) -> Upload:
+    """Makes a file of the parts, in the order in which they are named."""
+    row, file = await complete.complete(resources, tenant, upload_id, body)
+    return Upload.of(row, "completed", file)
+
+
+@router.post("/{upload_id}/cancel")
+async def cancel_upload(upload_id: str, session: TenantTransaction) -> Upload:
+    return Upload.of(await pending.cancel(session, upload_id), "cancelled")
