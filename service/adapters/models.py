@@ -26,7 +26,10 @@ class AdapterRow(Base):
 
 
 class ModelRow(Base):
-    """A servable name. A job has at most one of kind 'final'; the database enforces it."""
+    """A servable name. A job has at most one of kind 'final' and one of kind 'checkpoint' for each step.
+
+    The database enforces it. `checkpoint_id`, `step` and `metrics` are of checkpoint models alone.
+    """
 
     __tablename__ = "models"
 
@@ -35,6 +38,9 @@ class ModelRow(Base):
     adapter_id: Mapped[str]
     job_id: Mapped[str]
     kind: Mapped[str]
+    checkpoint_id: Mapped[str | None]
+    step: Mapped[int | None]
+    metrics: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     deleted_at: Mapped[datetime | None]
 
@@ -42,3 +48,14 @@ class ModelRow(Base):
         ForeignKeyConstraint(["project_id", "adapter_id"], ["adapters.project_id", "adapters.id"]),
         ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"]),
     )
+
+
+class PermissionRow(Base):
+    """A project that may use a model of another one. `project_id` is the one that may."""
+
+    __tablename__ = "model_permissions"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    model_name: Mapped[str] = mapped_column(ForeignKey("models.name"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())

@@ -5,19 +5,39 @@ Adapters are immutable and named by content; names are what tenants see. The byt
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
-from sqlalchemy import Select, exists, func, select, update
+from sqlalchemy import ColumnElement, Select, exists, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.adapters.models import AdapterRow, ModelRow
-from service.contracts.ids import AdapterId, JobId, ProjectId, fine_tuned_model_name
+from service.adapters.models import AdapterRow, ModelRow, PermissionRow
+from service.contracts.ids import AdapterId, JobId, ProjectId
+from service.contracts.job import TERMINAL
 from service.contracts.manifest import AdapterManifest, adapter_id_of
-from service.db import ControlSession, TenantSession
+from service.db import ControlSession
 from service.notifications import notify
 
-NAME_ATTEMPTS = 5
+# Presigned uploads live for minutes: what was swept for two days since nothing needed it any more stays empty. Text,
+# because the table of jobs is known to the schema and not to this package, which lies below jobs.
+UNNEEDED = text(
+    """
+    adapters.deleted_at is not null and exists (
+      select 1 from jobs
+      where jobs.project_id = adapters.project_id and jobs.id = adapters.job_id and jobs.status = any(:terminal)
+        and greatest(adapters.deleted_at, jobs.finished_at, (
+          select max(heir.finished_at) from jobs heir
+          where heir.project_id = adapters.project_id and heir.start_adapter = adapters.id
+        )) > now() - interval '2 days'
+    ) and not exists (
+      select 1 from jobs
+      where jobs.project_id = adapters.project_id and jobs.start_adapter = adapters.id
+        and jobs.status <> all(:terminal)
+    )
+    """
+).bindparams(terminal=sorted(TERMINAL))
+"""Of an adapter: its last name, its job and the jobs that begin at it have ended, and not so long ago that its objects
+are known to be gone."""
 
 
 @dataclass(frozen=True)
@@ -32,69 +52,81 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Publication:
-    """A trained adapter on its way into the registry, and what its name is made of."""
+class Trained:
+    """An adapter on its way into the registry. Its content names its job, so no other job ever makes the same one."""
 
     project_id: ProjectId
     job_id: JobId
     epoch: int
     manifest: AdapterManifest
-    organization: str
-    suffix: str | None
-    kind: Literal["final", "checkpoint"] = "final"
+
+    @property
+    def row(self) -> dict[str, Any]:
+        return {
+            "id": adapter_id_of(self.manifest),
+            "project_id": self.project_id,
+            "job_id": self.job_id,
+            "epoch": self.epoch,
+            "step": self.manifest.step,
+            "manifest": self.manifest.model_dump(mode="json"),
+        }
 
 
-async def publish(session: ControlSession, publication: Publication) -> str:
-    """Registers the adapter under a new public name and returns that name. Its objects must already be stored."""
-    adapter_id = adapter_id_of(publication.manifest)
+async def reserve(session: ControlSession, trained: Trained) -> None:
+    """Notes an adapter that is about to be uploaded as a deleted one, so that what is never published is swept."""
+    values = {**trained.row, "deleted_at": func.now()}
+    await session.execute(insert(AdapterRow).values(values).on_conflict_do_nothing(index_elements=["id"]))
+
+
+async def publish(session: ControlSession, trained: Trained, name: str) -> None:
+    """Registers a job's final model. Its objects are stored. A second one of the same job fails loudly."""
+    adapter_id = await enter(session, trained)
     session.add(
-        AdapterRow(
-            id=adapter_id,
-            project_id=publication.project_id,
-            job_id=publication.job_id,
-            epoch=publication.epoch,
-            step=publication.manifest.step,
-            manifest=publication.manifest.model_dump(mode="json"),
-        )
+        ModelRow(name=name, project_id=trained.project_id, adapter_id=adapter_id, job_id=trained.job_id, kind="final")
     )
     await session.flush()
-    name = await _claim_name(session, publication, adapter_id)
     await notify(session, "model")
-    return name
 
 
-async def _claim_name(session: ControlSession, publication: Publication, adapter_id: AdapterId) -> str:
-    for _ in range(NAME_ATTEMPTS):
-        name = fine_tuned_model_name(publication.manifest.base_model, publication.organization, publication.suffix)
-        row = {
-            "name": name,
-            "project_id": publication.project_id,
-            "adapter_id": adapter_id,
-            "job_id": publication.job_id,
-            "kind": publication.kind,
-        }
-        # Only a taken name is tried again: a second final model of one job must fail loudly.
-        statement = insert(ModelRow).values(row).on_conflict_do_nothing(index_elements=["name"])
-        if await session.scalar(statement.returning(ModelRow.name)) is not None:
-            return name
-    raise RuntimeError(f"no free model name for {publication.job_id} in {NAME_ATTEMPTS} attempts")
+async def enter(session: ControlSession, trained: Trained) -> AdapterId:
+    """Makes the adapter a live one, also where it had ended already; holds its row. A name must follow."""
+    again = {"deleted_at": None, "epoch": trained.epoch}
+    entered = insert(AdapterRow).values(trained.row).on_conflict_do_update(index_elements=["id"], set_=again)
+    await session.execute(entered)
+    return adapter_id_of(trained.manifest)
 
 
 async def find(session: AsyncSession, project: ProjectId, name: str) -> Model | None:
-    """The live model of that name in that project; a retired, foreign or unknown one is None."""
-    query = _live(project).where(ModelRow.name == name)
+    """The live model of that name, of that project or shared with it; a retired, foreign or unknown one is None."""
+    query = _live().where(ModelRow.name == name, or_(ModelRow.project_id == project, _shared_with(project)))
     found = (await session.execute(query)).one_or_none()
     return _model(*found) if found else None
 
 
+async def hold(session: AsyncSession, model: Model) -> bool:
+    """Keeps a model's adapter from ending before the transaction does; False where it has ended already."""
+    live = select(AdapterRow.id).where(AdapterRow.id == model.adapter_id, AdapterRow.deleted_at.is_(None))
+    return await session.scalar(live.with_for_update(read=True)) is not None
+
+
+async def stored_manifest(session: ControlSession, adapter_id: AdapterId) -> AdapterManifest:
+    """Of an adapter whose objects are known to be there, with a name or without."""
+    found = await session.scalar(select(AdapterRow.manifest).where(AdapterRow.id == adapter_id))
+    return AdapterManifest.model_validate(found)
+
+
 async def list_models(session: AsyncSession, project: ProjectId) -> list[Model]:
-    """All live models of a project, newest first."""
-    query = _live(project).order_by(ModelRow.created_at.desc(), ModelRow.name)
-    return [_model(*row) for row in await session.execute(query)]
+    """All live models of a project, newest first, and after them those that are shared with it."""
+    order = (ModelRow.created_at.desc(), ModelRow.name)
+    own = await session.execute(_live().where(ModelRow.project_id == project).order_by(*order))
+    named = select(PermissionRow.model_name).where(PermissionRow.project_id == project)
+    others = _live().where(ModelRow.name.in_(named), ModelRow.project_id != project)
+    shared = await session.execute(others.order_by(*order))
+    return [_model(*row) for row in (*own, *shared)]
 
 
-async def retire(session: TenantSession, name: str) -> AdapterId | None:
-    """Ends a name. Returns its adapter where that was the last name, so that the caller may delete its objects.
+async def retire(session: AsyncSession, project: ProjectId, name: str) -> AdapterId | None:
+    """Ends a name. Returns its adapter where nothing will need its objects any more, so that the caller deletes them.
 
     Raises LookupError where the project has no live model of that name.
     """
@@ -102,17 +134,28 @@ async def retire(session: TenantSession, name: str) -> AdapterId | None:
     adapter_id = await session.scalar(
         select(AdapterRow.id)
         .join(ModelRow, ModelRow.adapter_id == AdapterRow.id)
-        .where(ModelRow.name == name, ModelRow.project_id == session.project_id, ModelRow.deleted_at.is_(None))
+        .where(ModelRow.name == name, ModelRow.project_id == project, ModelRow.deleted_at.is_(None))
         .with_for_update(of=AdapterRow)
     )
     ended = update(ModelRow).where(ModelRow.name == name, ModelRow.deleted_at.is_(None)).values(deleted_at=func.now())
     if adapter_id is None or await session.scalar(ended.returning(ModelRow.name)) is None:
         raise LookupError(name)
+    await notify(session, "model")
+    return await release(session, AdapterId(adapter_id))
+
+
+async def release(session: AsyncSession, adapter_id: AdapterId) -> AdapterId | None:
+    """Ends an adapter that has no name left. Returns it where its job has ended too, and with it every use of it.
+
+    While the job runs its worker may publish the same content again, so the objects stay.
+    """
+    await session.execute(select(AdapterRow.id).where(AdapterRow.id == adapter_id).with_for_update())
     in_use = exists().where(ModelRow.adapter_id == adapter_id, ModelRow.deleted_at.is_(None))
     deleted = update(AdapterRow).where(AdapterRow.id == adapter_id, ~in_use).values(deleted_at=func.now())
-    last = await session.scalar(deleted.returning(AdapterRow.id))
-    await notify(session, "model")
-    return AdapterId(last) if last is not None else None
+    if await session.scalar(deleted.returning(AdapterRow.id)) is None:
+        return None
+    unneeded = select(AdapterRow.id).where(AdapterRow.id == adapter_id, UNNEEDED)
+    return adapter_id if await session.scalar(unneeded) is not None else None
 
 
 async def find_adapter(session: ControlSession, adapter_id: AdapterId) -> tuple[ProjectId, AdapterManifest] | None:
@@ -121,12 +164,16 @@ async def find_adapter(session: ControlSession, adapter_id: AdapterId) -> tuple[
     return (ProjectId(row.project_id), AdapterManifest.model_validate(row.manifest)) if row else None
 
 
-def _live(project: ProjectId) -> Select[ModelRow, dict[str, Any]]:
+def _live() -> Select[ModelRow, dict[str, Any]]:
     return (
         select(ModelRow, AdapterRow.manifest)
         .join(AdapterRow, AdapterRow.id == ModelRow.adapter_id)
-        .where(ModelRow.project_id == project, ModelRow.deleted_at.is_(None))
+        .where(ModelRow.deleted_at.is_(None))
     )
+
+
+def _shared_with(project: ProjectId) -> ColumnElement[bool]:
+    return exists().where(PermissionRow.model_name == ModelRow.name, PermissionRow.project_id == project)
 
 
 def _model(row: ModelRow, manifest: dict[str, Any]) -> Model:

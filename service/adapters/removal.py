@@ -1,23 +1,22 @@
 """Taking a model away: the name first, then, when it was the adapter's last, the objects.
 
 Objects are deleted only after the name is gone for good, and again by `sweep`, so a crash in between leaves nothing.
+Those of a running job wait for its end: its worker may be about to publish the same content under another name.
 """
 
 import asyncio
 import logging
 
-from sqlalchemy import func, select, text
+from sqlalchemy import select
 
 from service.adapters import registry
 from service.adapters.models import AdapterRow
-from service.contracts.ids import AdapterId, ProjectId
+from service.contracts.ids import AdapterId, JobId, ProjectId
 from service.contracts.layout import adapter_prefix
 from service.contracts.store import ObjectStore, StoreError
 from service.errors import Forbidden, ModelNotFound
 from service.resources import Resources
-
-SWEPT_DAYS = 2
-"""Presigned uploads live for minutes; what was swept this long after its deletion stays empty."""
+from service.tenants import audit
 
 log = logging.getLogger("service.adapters")
 
@@ -28,18 +27,24 @@ async def remove(resources: Resources, project: ProjectId, name: str) -> None:
         raise Forbidden(f"The model '{name}' is a base model of this service and cannot be deleted.", param="model")
     try:
         async with resources.database.tenant(project) as session:
-            adapter_id = await registry.retire(session, name)
+            adapter_id = await registry.retire(session, project, name)
+            await audit.note(session, "model.deleted", name)
     except LookupError as error:
         raise not_found(name) from error
     if adapter_id is not None:
         await delete_objects(resources.store, project, adapter_id)
 
 
-async def sweep(resources: Resources) -> None:
-    """Deletes what is left of adapters that were deleted lately. May run anywhere, any number of times."""
-    recent = AdapterRow.deleted_at > func.now() - text(f"interval '{SWEPT_DAYS} days'")
+async def sweep(resources: Resources, job: JobId | None = None) -> None:
+    """Deletes what is left of adapters that nothing needs since lately, of one job or of all.
+
+    May run anywhere, any number of times.
+    """
+    query = select(AdapterRow.project_id, AdapterRow.id).where(registry.UNNEEDED)
+    if job is not None:
+        query = query.where(AdapterRow.job_id == job)
     async with resources.database.control() as session:
-        found = (await session.execute(select(AdapterRow.project_id, AdapterRow.id).where(recent))).all()
+        found = (await session.execute(query)).all()
     for project_id, adapter_id in found:
         await delete_objects(resources.store, ProjectId(project_id), AdapterId(adapter_id))
 

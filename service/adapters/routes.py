@@ -1,16 +1,20 @@
-"""HTTP routes of models, for tenants, and of adapter sources, for replicas."""
+"""HTTP routes of models, for tenants, of permissions on them, for administrators, and of sources, for replicas."""
 
-from fastapi import APIRouter, Depends
+from typing import Annotated, Literal
 
-from service.adapters import registry, removal
-from service.adapters.schemas import ModelDeleted, ModelList, ModelObject
+from fastapi import APIRouter, Depends, Query
+
+from service.adapters import permissions, registry, removal
+from service.adapters.schemas import Grant, ModelDeleted, ModelList, ModelObject, Permission, PermissionDeleted
 from service.adapters.sources import source_of
 from service.contracts.base_model import BaseModelInfo
 from service.contracts.replica import AdapterSource
-from service.resources import CurrentResources, Resources
-from service.tenants.auth import CurrentTenant, Tenant, TenantTransaction, require_replica
+from service.idempotency.route import IdempotentRoute
+from service.listing import Cursor, Order, Page, page
+from service.resources import ControlTransaction, CurrentResources, Resources
+from service.tenants.auth import CurrentTenant, Tenant, TenantTransaction, require_admin, require_replica
 
-router = APIRouter()
+router = APIRouter(route_class=IdempotentRoute)
 
 
 def _own(tenant: Tenant, model: registry.Model) -> ModelObject:
@@ -49,6 +53,47 @@ async def delete_model(model: str, resources: CurrentResources, tenant: CurrentT
     """Deletes a fine-tuned model and, with its last name, the adapter's files."""
     await removal.remove(resources, tenant.project_id, model)
     return ModelDeleted(id=model)
+
+
+PERMISSIONS = "/v1/fine_tuning/checkpoints/{fine_tuned_model_checkpoint:path}/permissions"
+ORDERS: dict[str, Order] = {"ascending": "asc", "descending": "desc"}
+
+
+@router.post(PERMISSIONS, dependencies=[Depends(require_admin)], tags=["fine-tuning"])
+async def grant_permissions(
+    fine_tuned_model_checkpoint: str, body: Grant, resources: CurrentResources, session: ControlTransaction
+) -> Page[Permission]:
+    """Lets other projects use a model."""
+    organization = resources.settings.organization_name
+    rows = await permissions.grant(session, organization, fine_tuned_model_checkpoint, body.project_ids)
+    return page(rows, len(rows), Permission.of)
+
+
+@router.get(PERMISSIONS, dependencies=[Depends(require_admin)], tags=["fine-tuning"])
+async def list_permissions(
+    fine_tuned_model_checkpoint: str,
+    resources: CurrentResources,
+    session: ControlTransaction,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 10,
+    order: Literal["ascending", "descending"] = "descending",
+    project_id: str | None = None,
+) -> Page[Permission]:
+    """Which projects may use a model."""
+    cursor = Cursor(after=after, limit=limit, order=ORDERS[order])
+    organization = resources.settings.organization_name
+    found = await permissions.list_permissions(session, organization, fine_tuned_model_checkpoint, cursor, project_id)
+    return page(found, limit, Permission.of)
+
+
+@router.delete(PERMISSIONS + "/{permission_id}", dependencies=[Depends(require_admin)], tags=["fine-tuning"])
+async def revoke_permission(
+    fine_tuned_model_checkpoint: str, permission_id: str, resources: CurrentResources, session: ControlTransaction
+) -> PermissionDeleted:
+    """Takes a permission back; requests in flight may finish."""
+    organization = resources.settings.organization_name
+    await permissions.revoke(session, organization, fine_tuned_model_checkpoint, permission_id)
+    return PermissionDeleted(id=permission_id)
 
 
 @router.get("/internal/adapters/{adapter_id}", dependencies=[Depends(require_replica)], tags=["internal"])

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.contracts.ids import new_event_id
 from service.contracts.worker import Event
 from service.jobs.models import EventRow, JobRow
+from service.notifications import notify
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ async def write(session: AsyncSession, job: JobRow, *notes: Note) -> None:
     """Appends events of the service. The caller holds the lock on the job's row."""
     for note in notes:
         _append(session, job, Event(id=new_event_id(), level=note.level, message=note.message, data=note.data))
-    await session.flush()
+    await _told(session, job)
 
 
 async def merge(session: AsyncSession, job: JobRow, events: Iterable[Event]) -> None:
@@ -46,7 +47,12 @@ async def merge(session: AsyncSession, job: JobRow, events: Iterable[Event]) -> 
         elif row.epoch < job.epoch:
             row.epoch, row.level, row.type = job.epoch, event.level, event.type
             row.message, row.data = storable(event.message), storable(event.data)
+    await _told(session, job)
+
+
+async def _told(session: AsyncSession, job: JobRow) -> None:
     await session.flush()
+    await notify(session, "job", job.id)
 
 
 def _append(session: AsyncSession, job: JobRow, event: Event) -> None:

@@ -13,7 +13,15 @@ from service.db import TenantSession
 from service.errors import InvalidRequest, NotFound
 from service.jobs.events import Note, write
 from service.jobs.models import JobRow
+from service.tenants import audit
+from service.webhooks import outbox
+from service.webhooks.outbox import EventType
 
+ANNOUNCED: dict[JobStatus, EventType] = {
+    "succeeded": "fine_tuning.job.succeeded",
+    "failed": "fine_tuning.job.failed",
+    "cancelled": "fine_tuning.job.cancelled",
+}
 CANCELLED = Note("Fine-tuning job cancelled")
 PAUSED = Note("Fine-tuning job paused")
 RESUMED = Note("Fine-tuning job resumed, moving job to queued state")
@@ -43,7 +51,11 @@ async def transition(
     job.status = to
     if to == "running":
         job.phase = "preparing"
+        job.pace_since = None
     else:
+        if status == "running":
+            held = func.extract("epoch", func.clock_timestamp() - JobRow.leased_at)
+            job.leased_seconds = JobRow.leased_seconds + func.coalesce(held, 0)
         job.phase = "finished" if to in TERMINAL else "waiting"
         job.want = "run"
         job.lease_owner = job.lease_until = job.leased_at = None
@@ -51,6 +63,8 @@ async def transition(
         job.finished_at = func.clock_timestamp()
         job.error = error
     await write(session, job, *notes)
+    if to in ANNOUNCED:
+        await outbox.emit(session, job.project_id, ANNOUNCED[to], {"id": job.id})
 
 
 async def fail(session: AsyncSession, job: JobRow, code: str, message: str, param: str | None = None) -> None:
@@ -70,6 +84,7 @@ async def cancel(session: TenantSession, job_id: str) -> JobRow:
     elif job.status != "cancelled":
         _refuse_ended(job, "cancelled", "job_not_cancellable")
         await transition(session, job, "cancelled", CANCELLED)
+    await audit.note(session, "fine_tuning.job.cancelled", job.id)
     return await _as_stored(session, job)
 
 
@@ -82,6 +97,7 @@ async def pause(session: TenantSession, job_id: str) -> JobRow:
     elif job.status == "running" and job.want == "run":
         job.want = "pause"
         await write(session, job, Note("Fine-tuning job pause requested"))
+    await audit.note(session, "fine_tuning.job.paused", job.id)
     return await _as_stored(session, job)
 
 
@@ -95,6 +111,7 @@ async def resume(session: TenantSession, job_id: str) -> JobRow:
     elif job.want == "pause":
         job.want = "run"
         await write(session, job, Note("Fine-tuning job pause withdrawn"))
+    await audit.note(session, "fine_tuning.job.resumed", job.id)
     return await _as_stored(session, job)
 
 

@@ -1,4 +1,4 @@
-"""Pages of jobs and of their events, newest first; the cursor `after` is the last id of the page before."""
+"""Pages of jobs, their events and their checkpoint models, newest first; `after` is the last id of the page before."""
 
 import re
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fastapi import Request
 from sqlalchemy import select
 
+from service.adapters.models import ModelRow
 from service.db import TenantSession
 from service.errors import InvalidRequest
 from service.jobs.models import EventRow, JobRow
@@ -45,3 +46,19 @@ async def list_events(session: TenantSession, job: JobRow, cursor: Cursor) -> Se
             raise InvalidRequest("No object with the id given as 'after'.", param="after")
         query = query.where(EventRow.seq < seq)
     return (await session.scalars(query.order_by(EventRow.seq.desc()).limit(cursor.limit + 1))).all()
+
+
+async def list_checkpoints(session: TenantSession, job: JobRow, cursor: Cursor) -> Sequence[ModelRow]:
+    """A page and one row more where another follows. The cursor's own model may be retired by now."""
+    query = select(ModelRow).where(
+        ModelRow.project_id == session.project_id, ModelRow.job_id == job.id, ModelRow.kind == "checkpoint"
+    )
+    if cursor.after is not None:
+        step = await session.scalar(
+            query.where(ModelRow.checkpoint_id == cursor.after).with_only_columns(ModelRow.step)
+        )
+        if step is None:
+            raise InvalidRequest("No object with the id given as 'after'.", param="after")
+        query = query.where(ModelRow.step < step)
+    live = query.where(ModelRow.deleted_at.is_(None)).order_by(ModelRow.step.desc())
+    return (await session.scalars(live.limit(cursor.limit + 1))).all()

@@ -1,4 +1,7 @@
-"""Rows of training jobs and their events. The jobs table is the queue: claims, fencing and resuming are columns."""
+"""Rows of training jobs and their events, and of what is known of workers and their pace.
+
+The jobs table is the queue: claims, fencing and resuming are columns.
+"""
 
 from datetime import datetime
 from typing import Any
@@ -11,7 +14,12 @@ from service.db import Base
 
 
 class JobRow(Base):
-    """`epoch` counts claims; each write of a worker must carry the current one. `checkpoint`: a CheckpointManifest."""
+    """`epoch` counts claims; each write of a worker must carry the current one. `checkpoint`: a CheckpointManifest.
+
+    `model_name` is reserved as soon as the job has a model of any kind, `fine_tuned_model` set when it has succeeded.
+    `model` is the base; `start_model` is the fine-tuned model that the job goes on from, `start_adapter` what it was.
+    `pace_since` and `pace_step` are of the first report of training under the lease; `leased_seconds` add up leases.
+    """
 
     __tablename__ = "jobs"
 
@@ -21,6 +29,8 @@ class JobRow(Base):
     phase: Mapped[str] = mapped_column(default="waiting")
     want: Mapped[str] = mapped_column(default="run")
     model: Mapped[str]
+    start_model: Mapped[str | None]
+    start_adapter: Mapped[str | None]
     suffix: Mapped[str | None]
     # `metadata` is taken on declarative classes.
     job_metadata: Mapped[dict[str, str]] = mapped_column("metadata", JSONB, default=dict)
@@ -39,9 +49,15 @@ class JobRow(Base):
     total_steps: Mapped[int] = mapped_column(default=0)
     trained_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
     metered_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
+    expected_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
+    leased_seconds: Mapped[float] = mapped_column(default=0.0)
+    pace_since: Mapped[datetime | None]
+    pace_step: Mapped[int] = mapped_column(default=0)
     checkpoint: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     error: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     fine_tuned_model: Mapped[str | None]
+    model_name: Mapped[str | None]
+    result_files: Mapped[list[str]] = mapped_column(JSONB, default=list)
     event_seq: Mapped[int] = mapped_column(BigInteger, default=0)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
@@ -50,6 +66,13 @@ class JobRow(Base):
     __table_args__ = (
         ForeignKeyConstraint(["project_id", "training_file"], ["files.project_id", "files.id"]),
         ForeignKeyConstraint(["project_id", "validation_file"], ["files.project_id", "files.id"]),
+        # Adapters refer to jobs, too.
+        ForeignKeyConstraint(
+            ["project_id", "start_adapter"],
+            ["adapters.project_id", "adapters.id"],
+            name="fk_jobs_start_adapter",
+            use_alter=True,
+        ),
     )
 
 
@@ -70,3 +93,28 @@ class EventRow(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
     __table_args__ = (ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"]),)
+
+
+class WorkerRow(Base):
+    """A worker that asked for jobs or held one lately. Of no tenant."""
+
+    __tablename__ = "workers"
+
+    base_model: Mapped[str] = mapped_column(primary_key=True)
+    base_fingerprint: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class PaceRow(Base):
+    """What the last jobs of a base needed: seconds for each trained token, trained tokens for each byte and epoch."""
+
+    __tablename__ = "paces"
+
+    base_model: Mapped[str] = mapped_column(primary_key=True)
+    base_fingerprint: Mapped[str] = mapped_column(primary_key=True)
+    jobs: Mapped[int]
+    seconds_low: Mapped[float]
+    seconds_median: Mapped[float]
+    seconds_high: Mapped[float]
+    tokens_per_byte: Mapped[float]

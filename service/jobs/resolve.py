@@ -6,7 +6,7 @@ Where the rules come from, and what they are worth: docs/decisions/0003-auto-hyp
 from dataclasses import dataclass
 
 from service.contracts.base_model import BaseModelInfo
-from service.contracts.job import Hyperparameters
+from service.contracts.job import EarlyStopping, Hyperparameters, Method
 from service.errors import InvalidRequest
 from service.jobs.schemas import RequestedHyperparameters
 
@@ -24,6 +24,9 @@ LARGEST_AUTO_BATCH = 32
 RATE_AT_2000 = 5e-4
 RATE_EXPONENTS = {"Llama": 0.781, "Mistral": 0.781, "Qwen": 0.0775}
 """How fast the best LoRA rate falls with the hidden size, by the beginning of the architecture's name."""
+DPO_RATE = 0.1
+"""Preferences are told apart by small differences of probability, which the rate of supervised training overshoots."""
+DPO_BETA = 0.1
 SHORT_RUN_STEPS = 100
 SHORT_RUN_MULTIPLIER = 1.5
 LARGEST_RATE = 1.0
@@ -35,10 +38,11 @@ LONGEST_AUTO_SEQUENCE = 8192
 
 @dataclass(frozen=True)
 class Dataset:
-    """What the rules look at: the training file's examples and bytes."""
+    """What the rules look at: the training file's examples and bytes, and whether there is a validation file."""
 
     examples: int
     size: int
+    validated: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,9 @@ class Resolved:
     rules: dict[str, str]
 
 
-def resolve(requested: RequestedHyperparameters, base: BaseModelInfo, dataset: Dataset) -> Resolved:
-    """Raises InvalidRequest where the requested values contradict each other or the base."""
-    given = requested.model_dump(exclude_none=True)
+def resolve(requested: RequestedHyperparameters, base: BaseModelInfo, dataset: Dataset, method: Method) -> Resolved:
+    """Raises InvalidRequest where the requested values contradict each other, the method or the base."""
+    given = requested.model_dump(exclude_none=True, exclude={"early_stopping"})
     epochs = _epochs(dataset.examples)
     batch = _batch_size(dataset.examples)
     n_epochs, batch_size = given.get("n_epochs", epochs[0]), given.get("batch_size", batch[0])
@@ -65,10 +69,13 @@ def resolve(requested: RequestedHyperparameters, base: BaseModelInfo, dataset: D
         "weight_decay": (0.0, "none"),
         "max_grad_norm": (1.0, "clipped at 1.0"),
         "max_seq_length": _sequence_length(requested, base),
-        **_rates(requested, base, steps),
+        **_rates(requested, base, steps, method),
+        "packing": _packing(requested, method),
+        "early_stopping": _early_stopping(requested, dataset),
+        "beta": _beta(requested, method),
     }
     values = {name: given.get(name, value) for name, (value, _) in chosen.items()}
-    rules = {name: rule if name not in given else GIVEN for name, (_, rule) in chosen.items()}
+    rules = {name: rule if getattr(requested, name) is None else GIVEN for name, (_, rule) in chosen.items()}
     return Resolved(Hyperparameters.model_validate(values), rules)
 
 
@@ -125,9 +132,47 @@ def _sequence_length(requested: RequestedHyperparameters, base: BaseModelInfo) -
     return LONGEST_AUTO_SEQUENCE, f"{LONGEST_AUTO_SEQUENCE}, below the base's context length"
 
 
-def _rates(requested: RequestedHyperparameters, base: BaseModelInfo, steps: int) -> dict[str, tuple[float, str]]:
+def _packing(requested: RequestedHyperparameters, method: Method) -> tuple[bool, str]:
+    if requested.packing and method == "dpo":
+        raise InvalidRequest(
+            "'packing' does not go with method 'dpo', whose examples are pairs; leave it out.", param="packing"
+        )
+    return bool(requested.packing), "off: an example is a row of its own"
+
+
+def _early_stopping(requested: RequestedHyperparameters, dataset: Dataset) -> tuple[EarlyStopping | None, str]:
+    wanted = requested.early_stopping
+    if wanted and not dataset.validated:
+        raise InvalidRequest(
+            "'early_stopping' looks at the validation loss, and the job has no validation file: "
+            "give 'validation_file' or leave 'early_stopping' out.",
+            code="missing_validation_file",
+            param="early_stopping",
+        )
+    if isinstance(wanted, EarlyStopping):
+        return wanted, GIVEN
+    if wanted is False or not dataset.validated:
+        return None, "off, since there is no validation file"
+    chosen = EarlyStopping()
+    few = f"{chosen.patience} evaluations in a row that gain less than {chosen.min_delta:.1%}"
+    return chosen, f"on, since there is a validation file: ends after {few}"
+
+
+def _beta(requested: RequestedHyperparameters, method: Method) -> tuple[float | None, str]:
+    if method == "dpo":
+        return requested.beta or DPO_BETA, f"{DPO_BETA}, what most preference training uses"
+    if requested.beta is not None:
+        raise InvalidRequest("'beta' belongs to method 'dpo'; leave it out of method 'supervised'.", param="beta")
+    return None, "none: it belongs to method 'dpo'"
+
+
+def _rates(
+    requested: RequestedHyperparameters, base: BaseModelInfo, steps: int, method: Method
+) -> dict[str, tuple[float, str]]:
     """Multiplier and absolute rate; each follows from the other, so only one may be given."""
     rate, source = base_learning_rate(base)
+    if method == "dpo":
+        rate, source = rate * DPO_RATE, f"a tenth of what supervised training takes, {source}"
     multiplier, wanted = requested.learning_rate_multiplier, requested.learning_rate
     if multiplier is not None and wanted is not None:
         raise InvalidRequest(

@@ -1,31 +1,73 @@
 """HTTP routes of training jobs, as OpenAI's clients call them."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
 
-from service.jobs import create, lifecycle, listing
-from service.jobs.schemas import CreateJob, EventObject, JobObject
-from service.jobs.views import event_object, job_object
-from service.listing import Cursor, Item, Page, page
-from service.resources import CurrentResources
-from service.tenants.auth import CurrentTenant, TenantTransaction
+from service.db import TenantSession
+from service.idempotency.route import IdempotentRoute
+from service.jobs import create, imports, lifecycle, listing
+from service.jobs import stream as following
+from service.jobs.estimate import estimate
+from service.jobs.models import JobRow
+from service.jobs.outlook import outlook, outlooks
+from service.jobs.plan import plan
+from service.jobs.schemas import (
+    CheckpointObject,
+    CreateJob,
+    EstimateObject,
+    EventObject,
+    ImportJob,
+    ImportObject,
+    JobObject,
+)
+from service.jobs.views import checkpoint_object, event_object, job_object
+from service.listing import Cursor, Page, page
+from service.resources import CurrentResources, Resources
+from service.tenants.auth import CurrentTenant, Tenant, TenantTransaction
 
-router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
+router = APIRouter(prefix="/v1/fine_tuning", tags=["fine-tuning"], route_class=IdempotentRoute)
 
 MetadataFilter = Annotated[dict[str, str] | None, Depends(listing.metadata_filter)]
 
 
-@router.post("")
+async def _shown(resources: Resources, tenant: Tenant, session: TenantSession, job: JobRow) -> JobObject:
+    return job_object(tenant, job, await outlook(session, resources, job))
+
+
+@router.post("/jobs")
 async def create_job(
     body: CreateJob, resources: CurrentResources, tenant: CurrentTenant, session: TenantTransaction
-) -> JobObject:
-    """Queues a job. The answer shows every resolved hyperparameter and the rule that chose it."""
-    return job_object(tenant, await create.create(session, resources, body))
+) -> JobObject | EstimateObject:
+    """Queues a job. The answer shows every resolved hyperparameter and the rule that chose it.
+
+    With `dry_run` no job is made, and the answer is an estimate.
+    """
+    if body.dry_run:
+        return estimate(resources, await plan(session, resources, body))
+    return await _shown(resources, tenant, session, await create.create(session, resources, body))
 
 
-@router.get("")
+@router.post("/estimates")
+async def estimate_job(body: CreateJob, resources: CurrentResources, session: TenantTransaction) -> EstimateObject:
+    """What a job would take. Everything that creating checks is checked, and no job is made."""
+    return estimate(resources, await plan(session, resources, body))
+
+
+@router.post("/imports")
+async def import_job(
+    body: ImportJob, resources: CurrentResources, tenant: CurrentTenant, session: TenantTransaction
+) -> ImportObject:
+    """Makes a job like one that ran at OpenAI, from its job object and the training file uploaded here."""
+    recreated = imports.recreate(resources, body)
+    job = await create.create(session, resources, recreated.request)
+    return ImportObject(job=await _shown(resources, tenant, session, job), not_carried_over=recreated.left_out)
+
+
+@router.get("/jobs")
 async def list_jobs(
+    resources: CurrentResources,
     tenant: CurrentTenant,
     session: TenantTransaction,
     metadata: MetadataFilter,
@@ -34,48 +76,79 @@ async def list_jobs(
 ) -> Page[JobObject]:
     """The project's jobs, newest first."""
     rows = await listing.list_jobs(session, Cursor(after=after, limit=limit), metadata)
-    return page(rows, limit, lambda row: job_object(tenant, row))
+    found = await outlooks(session, resources, rows)
+    return page(rows, limit, lambda row: job_object(tenant, row, found[row.id]))
 
 
-@router.get("/{fine_tuning_job_id}")
-async def retrieve_job(fine_tuning_job_id: str, tenant: CurrentTenant, session: TenantTransaction) -> JobObject:
+@router.get("/jobs/{fine_tuning_job_id}")
+async def retrieve_job(
+    fine_tuning_job_id: str, resources: CurrentResources, tenant: CurrentTenant, session: TenantTransaction
+) -> JobObject:
     """One job."""
-    return job_object(tenant, await lifecycle.find(session, fine_tuning_job_id))
+    return await _shown(resources, tenant, session, await lifecycle.find(session, fine_tuning_job_id))
 
 
-@router.post("/{fine_tuning_job_id}/cancel")
-async def cancel_job(fine_tuning_job_id: str, tenant: CurrentTenant, session: TenantTransaction) -> JobObject:
+@router.post("/jobs/{fine_tuning_job_id}/cancel")
+async def cancel_job(
+    fine_tuning_job_id: str, resources: CurrentResources, tenant: CurrentTenant, session: TenantTransaction
+) -> JobObject:
     """Cancels a waiting job at once and a running one within a few seconds."""
-    return job_object(tenant, await lifecycle.cancel(session, fine_tuning_job_id))
+    return await _shown(resources, tenant, session, await lifecycle.cancel(session, fine_tuning_job_id))
 
 
-@router.post("/{fine_tuning_job_id}/pause")
-async def pause_job(fine_tuning_job_id: str, tenant: CurrentTenant, session: TenantTransaction) -> JobObject:
+@router.post("/jobs/{fine_tuning_job_id}/pause")
+async def pause_job(
+    fine_tuning_job_id: str, resources: CurrentResources, tenant: CurrentTenant, session: TenantTransaction
+) -> JobObject:
     """Pauses a job; a running one saves a checkpoint first."""
-    return job_object(tenant, await lifecycle.pause(session, fine_tuning_job_id))
+    return await _shown(resources, tenant, session, await lifecycle.pause(session, fine_tuning_job_id))
 
 
-@router.post("/{fine_tuning_job_id}/resume")
-async def resume_job(fine_tuning_job_id: str, tenant: CurrentTenant, session: TenantTransaction) -> JobObject:
+@router.post("/jobs/{fine_tuning_job_id}/resume")
+async def resume_job(
+    fine_tuning_job_id: str, resources: CurrentResources, tenant: CurrentTenant, session: TenantTransaction
+) -> JobObject:
     """Queues a paused job again; it goes on from its last checkpoint."""
-    return job_object(tenant, await lifecycle.resume(session, fine_tuning_job_id))
+    return await _shown(resources, tenant, session, await lifecycle.resume(session, fine_tuning_job_id))
 
 
-@router.get("/{fine_tuning_job_id}/events")
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "A page, or the events."}
+}
+
+
+@router.get("/jobs/{fine_tuning_job_id}/events", response_model=Page[EventObject], responses=STREAMED)
 async def list_events(
     fine_tuning_job_id: str,
     session: TenantTransaction,
+    request: Request,
+    resources: CurrentResources,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
-) -> Page[EventObject]:
-    """What happened to a job, newest first."""
+    stream: bool = False,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> Page[EventObject] | Response:
+    """What happened to a job, newest first; with `stream` oldest first, as server-sent events until the job has ended.
+
+    A stream goes on behind the event `after` or, before that, behind the id in the header `Last-Event-ID`.
+    """
+    if stream:
+        following.refuse_too_many(request, resources, session.project_id)
+        begin = await following.place(session, fine_tuning_job_id, after, last_event_id)
+        return StreamingResponse(following.follow(request, resources, begin), headers=following.HEADERS)
     job = await lifecycle.find(session, fine_tuning_job_id)
     rows = await listing.list_events(session, job, Cursor(after=after, limit=limit))
     return page(rows, limit, event_object)
 
 
-@router.get("/{fine_tuning_job_id}/checkpoints")
-async def list_checkpoints(fine_tuning_job_id: str, session: TenantTransaction) -> Page[Item]:
-    """The job's checkpoints that can be used as a model. None are published yet, so the list is empty."""
-    await lifecycle.find(session, fine_tuning_job_id)
-    return Page[Item](data=[], first_id=None, last_id=None, has_more=False)
+@router.get("/jobs/{fine_tuning_job_id}/checkpoints")
+async def list_checkpoints(
+    fine_tuning_job_id: str,
+    session: TenantTransaction,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 10,
+) -> Page[CheckpointObject]:
+    """The job's checkpoints that can be used as a model, newest first: the last three and the best."""
+    job = await lifecycle.find(session, fine_tuning_job_id)
+    rows = await listing.list_checkpoints(session, job, Cursor(after=after, limit=limit))
+    return page(rows, limit, checkpoint_object)

@@ -3,9 +3,10 @@
 import re
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 
-from service.contracts.job import Hyperparameters
+from service.contracts.job import EarlyStopping, Hyperparameters
+from service.contracts.worker import CheckpointMetrics
 from service.listing import Item
 
 
@@ -34,11 +35,23 @@ def _check_modules(value: Any) -> Any:
     return names
 
 
+def _check_early_stopping(value: Any) -> Any:
+    if value in (None, "auto") or isinstance(value, bool | EarlyStopping):
+        return value
+    try:
+        return EarlyStopping.model_validate(value, strict=True)
+    except ValidationError:
+        example = '{"patience": 2, "min_delta": 0.005}'
+        raise ValueError(
+            f"give true, false, 'auto' or an object such as {example}, patience 1 to 100, min_delta 0 to below 1"
+        ) from None
+
+
 Modules = Literal["all-linear"] | tuple[str, ...]
 
 
 class RequestedHyperparameters(Body):
-    """The first three are OpenAI's; the others are ours. Each may be "auto", and is when absent."""
+    """The first three and `beta` are OpenAI's; the others are ours. Each may be "auto", and is when absent."""
 
     n_epochs: Auto[Annotated[StrictInt, Field(ge=1, le=50)]] = None
     batch_size: Auto[Annotated[StrictInt, Field(ge=1, le=256)]] = None
@@ -52,18 +65,21 @@ class RequestedHyperparameters(Body):
     weight_decay: Auto[Annotated[Finite, Field(ge=0, le=1)]] = None
     max_grad_norm: Auto[Annotated[Finite, Field(gt=0)]] = None
     max_seq_length: Auto[Annotated[StrictInt, Field(ge=8)]] = None
+    packing: Auto[StrictBool] = None
+    early_stopping: Annotated[Auto[StrictBool | EarlyStopping], BeforeValidator(_check_early_stopping)] = None
+    beta: Auto[Annotated[Finite, Field(gt=0, le=2)]] = None
 
 
-class SupervisedMethod(Body):
+class MethodSettings(Body):
     hyperparameters: RequestedHyperparameters = RequestedHyperparameters()
 
 
 class RequestedMethod(Body):
-    """`dpo` and `reinforcement` are taken apart by nobody yet; creation refuses them by name."""
+    """`reinforcement` is taken apart by nobody; creation refuses it by name."""
 
     type: Literal["supervised", "dpo", "reinforcement"]
-    supervised: SupervisedMethod | None = None
-    dpo: dict[str, Any] | None = None
+    supervised: MethodSettings | None = None
+    dpo: MethodSettings | None = None
     reinforcement: dict[str, Any] | None = None
 
 
@@ -73,16 +89,40 @@ Metadata = Annotated[
 ]
 
 
+IntegrationText = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class WandbSettings(Body):
+    project: IntegrationText
+    name: IntegrationText | None = None
+    entity: IntegrationText | None = None
+    tags: Annotated[list[IntegrationText], Field(max_length=50)] | None = None
+
+
+class Integration(Body):
+    """Taken and shown so that working code goes on working; nothing is sent anywhere."""
+
+    type: Literal["wandb"]
+    wandb: WandbSettings
+
+    def recorded(self) -> dict[str, Any]:
+        """As the job shows it. There never is a run, and OpenAI's clients look for its id."""
+        return {"type": self.type, "wandb": {**self.wandb.model_dump(), "run_id": None}}
+
+
 class CreateJob(Body):
+    """`dry_run` is ours: everything is checked and an estimate given, and no job is made."""
+
     model: Annotated[str, Field(min_length=1, max_length=256)]
     training_file: Annotated[str, Field(min_length=1, max_length=128)]
     validation_file: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
     seed: Annotated[int, Field(strict=True, ge=0, le=2147483647)] | None = None
     metadata: Metadata | None = None
-    integrations: Annotated[list[dict[str, Any]], Field(max_length=5)] | None = None
+    integrations: Annotated[list[Integration], Field(max_length=5)] | None = None
     hyperparameters: RequestedHyperparameters | None = None
     method: RequestedMethod | None = None
+    dry_run: StrictBool = False
 
 
 class JobError(BaseModel):
@@ -99,22 +139,35 @@ class BasicHyperparameters(BaseModel):
     learning_rate_multiplier: float
 
 
-class ResolvedSupervised(BaseModel):
+class NoHyperparameters(BaseModel):
+    """OpenAI shows them at the top level of supervised jobs only, but its clients' types require an object there."""
+
+
+class ResolvedSettings(BaseModel):
     hyperparameters: Hyperparameters
 
 
-class ResolvedMethod(BaseModel):
+class SupervisedMethod(BaseModel):
     type: Literal["supervised"] = "supervised"
-    supervised: ResolvedSupervised
+    supervised: ResolvedSettings
+
+
+class DpoMethod(BaseModel):
+    type: Literal["dpo"] = "dpo"
+    dpo: ResolvedSettings
 
 
 class JobObject(Item):
-    """`phase` and `hyperparameter_rules` are ours: what the job is doing, and who or what chose each value."""
+    """Ours are: `phase`, what the job is doing; `hyperparameter_rules`, who or what chose each value; `queue_position`
+    among the project's own jobs for the base; `blocked_by`, what an unfinished job waits for.
+    """
 
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
     created_at: int
     finished_at: int | None
-    estimated_finish: int | None = None
+    estimated_finish: int | None
+    queue_position: int | None
+    blocked_by: Literal["file", "paused", "retry_delay", "base_unavailable", "tenant_limit", "capacity"] | None
     model: str
     fine_tuned_model: str | None
     organization_id: str
@@ -123,11 +176,11 @@ class JobObject(Item):
     error: JobError | None
     training_file: str
     validation_file: str | None
-    result_files: list[str] = []
+    result_files: list[str]
     trained_tokens: int | None
     seed: int
-    hyperparameters: BasicHyperparameters
-    method: ResolvedMethod
+    hyperparameters: BasicHyperparameters | NoHyperparameters
+    method: SupervisedMethod | DpoMethod
     hyperparameter_rules: dict[str, str]
     integrations: list[dict[str, Any]] | None
     metadata: dict[str, str] | None
@@ -141,3 +194,61 @@ class EventObject(Item):
     message: str
     type: str
     data: dict[str, Any]
+
+
+class CheckpointObject(Item):
+    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    fine_tuning_job_id: str
+    step_number: int
+    metrics: CheckpointMetrics
+
+
+class Interval(BaseModel):
+    """A value that nine of ten jobs stay below `high` of, and one of ten below `low`."""
+
+    low: float
+    median: float
+    high: float
+
+
+class Cost(BaseModel):
+    amount: float
+    currency: str
+
+
+class EstimateObject(BaseModel):
+    object: Literal["fine_tuning.estimate"] = "fine_tuning.estimate"
+    model: str
+    tokens: int = Field(description="Of all epochs, prompts included.")
+    trained_tokens: int = Field(description="Of these, what is learned and billed.")
+    steps: int
+    cost: Cost
+    seconds: Interval | None = Field(description="At work; null where too few jobs of this base have been seen.")
+    adapter_memory_bytes: int | None = Field(
+        description="What the job takes of a trainer's memory beside activations; null where it is not known."
+    )
+    method: SupervisedMethod | DpoMethod
+    hyperparameter_rules: dict[str, str]
+    warnings: list[str]
+
+
+class ImportJob(Body):
+    """`job` is a job object as OpenAI's API gives it; the files are ids of this service."""
+
+    job: dict[str, Any]
+    training_file: Annotated[str, Field(min_length=1, max_length=128)]
+    validation_file: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    model: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+
+
+class LeftOut(BaseModel):
+    field: str
+    reason: str
+
+
+class ImportObject(BaseModel):
+    object: Literal["fine_tuning.import"] = "fine_tuning.import"
+    job: JobObject
+    not_carried_over: list[LeftOut]

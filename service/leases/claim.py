@@ -8,14 +8,15 @@ from datetime import timedelta
 
 from sqlalchemy import func, select
 
-from service.contracts.ids import FileId, JobId, ProjectId
+from service.adapters import registry
+from service.contracts.ids import AdapterId, FileId, JobId, ProjectId
 from service.contracts.job import FileRef, JobSpec
-from service.contracts.layout import checkpoint_prefix, file_key
-from service.contracts.manifest import CheckpointManifest
-from service.contracts.worker import CheckpointRef, ClaimRequest, Lease
+from service.contracts.layout import adapter_prefix, checkpoint_prefix, file_key
+from service.contracts.manifest import AdapterManifest, CheckpointManifest, adapter_id_of
+from service.contracts.worker import AdapterRef, CheckpointRef, ClaimRequest, Lease
 from service.db import ControlSession
 from service.files.models import FileRow
-from service.jobs import lifecycle
+from service.jobs import lifecycle, pace
 from service.jobs.events import Note
 from service.jobs.models import JobRow
 from service.leases import fairness
@@ -32,6 +33,7 @@ class Claimed:
     job: JobRow
     training: FileRow
     validation: FileRow | None
+    start: AdapterManifest | None
 
 
 async def claim(resources: Resources, request: ClaimRequest, gone: Callable[[], Awaitable[bool]]) -> Lease | None:
@@ -40,6 +42,8 @@ async def claim(resources: Resources, request: ClaimRequest, gone: Callable[[], 
     `gone` tells whether the worker has hung up meanwhile: a job given to nobody would lie idle for a whole lease.
     """
     deadline = time.monotonic() + request.wait_seconds
+    async with resources.database.control() as session:
+        await pace.seen(session, request.worker, request.base_model, request.base_fingerprint)
     while True:
         async with resources.database.control() as session:
             claimed = await claim_once(session, request, resources.settings.lease_ttl_seconds)
@@ -83,11 +87,13 @@ async def _next_job(session: ControlSession, project: str, pool: fairness.Pool) 
 
 
 async def _with_files(session: ControlSession, job: JobRow) -> Claimed:
-    """A file deleted since the job was created is still there: its bytes are kept for unfinished jobs."""
+    """What was deleted since the job was created is still there: files and adapters are kept for unfinished jobs."""
     wanted = [name for name in (job.training_file, job.validation_file) if name is not None]
     query = select(FileRow).where(FileRow.project_id == job.project_id, FileRow.id.in_(wanted))
     files = {file.id: file for file in await session.scalars(query)}
-    return Claimed(job, files[job.training_file], files[job.validation_file] if job.validation_file else None)
+    validation = files[job.validation_file] if job.validation_file else None
+    start = await registry.stored_manifest(session, AdapterId(job.start_adapter)) if job.start_adapter else None
+    return Claimed(job, files[job.training_file], validation, start)
 
 
 async def _take(session: ControlSession, job: JobRow, worker: str, ttl_seconds: float) -> None:
@@ -115,6 +121,7 @@ def _lease(resources: Resources, claimed: Claimed) -> Lease:
         training_file=_file(resources, claimed.training),
         validation_file=_file(resources, claimed.validation) if claimed.validation else None,
         checkpoint=_checkpoint(resources, job),
+        start_adapter=_start(resources, job, claimed.start) if claimed.start else None,
     )
 
 
@@ -132,3 +139,12 @@ def _checkpoint(resources: Resources, job: JobRow) -> CheckpointRef | None:
     seconds = resources.settings.presign_seconds
     urls = {file.path: resources.store.presign_get(prefix + file.path, seconds) for file in manifest.files}
     return CheckpointRef(manifest=manifest, urls=urls)
+
+
+def _start(resources: Resources, job: JobRow, manifest: AdapterManifest) -> AdapterRef:
+    prefix, seconds = (
+        adapter_prefix(ProjectId(job.project_id), adapter_id_of(manifest)),
+        resources.settings.presign_seconds,
+    )
+    urls = {file.path: resources.store.presign_get(prefix + file.path, seconds) for file in manifest.files}
+    return AdapterRef(manifest=manifest, urls=urls)

@@ -1,26 +1,27 @@
-"""How a leased job ends: state, adapter, model name, usage and events in one transaction, guarded by the epoch.
+"""How a leased job ends: state, model, results, usage and events in one transaction, guarded by the epoch.
 
-What the trainer stored is verified before; checkpoints are deleted after. A repeated call gets the answer of the first.
+What the trainer stored is verified before, and the results file stored; checkpoints are deleted after. A repeated call
+gets the answer of the first.
 """
 
 from sqlalchemy import select
 
 from service.adapters import registry
-from service.adapters.models import AdapterRow
-from service.adapters.removal import delete_objects
-from service.contracts.ids import JobId, ProjectId
+from service.adapters.models import ModelRow
+from service.adapters.removal import sweep
+from service.contracts.ids import FileId, JobId, ProjectId
 from service.contracts.job import TERMINAL, JobSpec
 from service.contracts.manifest import AdapterManifest, adapter_id_of
 from service.contracts.worker import Finish, Finished, JobFailure
 from service.db import ControlSession
 from service.errors import InvalidRequest, LeaseLost
-from service.jobs import events, lifecycle
+from service.files import reservation
+from service.jobs import events, lifecycle, names, results
 from service.jobs.events import Note
 from service.jobs.models import JobRow
 from service.leases import checkpoints, uploads
 from service.leases.hold import meter
 from service.resources import Resources
-from service.tenants.models import OrganizationRow, ProjectRow
 from service.usage.ledger import UsageEntry, record, training_id
 
 ENDS = {
@@ -44,17 +45,19 @@ async def finish(resources: Resources, job_id: str, request: Finish) -> Finished
     if known is not None:
         return known
     spec = JobSpec.model_validate(job.spec)
+    results_file: FileId | None = None
     if request.adapter is not None:
         uploads.check_adapter(spec, request.adapter)
         await uploads.verify(resources.store, uploads.adapter_folder(spec, request.adapter), request.adapter)
+        results_file = await results.store(resources, spec, request.events)
     async with resources.database.control() as session:
-        finished = await commit_finish(session, job_id, request)
-    await _clean_up(resources, spec, request, finished)
+        finished = await commit_finish(session, job_id, request, results_file)
+    await _clean_up(resources, spec, finished)
     return finished
 
 
-async def commit_finish(session: ControlSession, job_id: str, request: Finish) -> Finished:
-    """The transaction's content. The adapter has been verified."""
+async def commit_finish(session: ControlSession, job_id: str, request: Finish, results_file: FileId | None) -> Finished:
+    """The transaction's content. The adapter has been verified, and the results of a success are stored."""
     job, known = await _look(session, job_id, request)
     if known is not None:
         return known
@@ -64,23 +67,23 @@ async def commit_finish(session: ControlSession, job_id: str, request: Finish) -
     if job.want == "cancel":
         await lifecycle.transition(session, job, "cancelled", lifecycle.CANCELLED)
     else:
-        await _apply(session, job, request)
+        await _apply(session, job, request, results_file)
     return _answer(job)
 
 
-async def _clean_up(resources: Resources, spec: JobSpec, request: Finish, finished: Finished) -> None:
+async def _clean_up(resources: Resources, spec: JobSpec, finished: Finished) -> None:
     """What no resume and no model needs any more. A crash before this leaves objects behind and nothing else."""
     if finished.status in TERMINAL:
         await checkpoints.delete_all(resources.store, ProjectId(spec.project_id), JobId(spec.job_id))
-    if request.adapter is not None and finished.status == "cancelled":
-        await delete_objects(resources.store, ProjectId(spec.project_id), adapter_id_of(request.adapter))
+        await sweep(resources, JobId(spec.job_id))
 
 
-async def _apply(session: ControlSession, job: JobRow, request: Finish) -> None:
+async def _apply(session: ControlSession, job: JobRow, request: Finish, results_file: FileId | None) -> None:
     match request.outcome, job.want:
         case "succeeded", _:
             assert request.adapter is not None
-            await _succeed(session, job, request.adapter)
+            assert results_file is not None
+            await _succeed(session, job, request.adapter, results_file)
         case "failed", _:
             failure = request.failure or JobFailure(code="unknown", message="The job failed.")
             message, param = events.storable(failure.message), events.storable(failure.param)
@@ -95,16 +98,12 @@ async def _apply(session: ControlSession, job: JobRow, request: Finish) -> None:
             await lifecycle.transition(session, job, "queued", note)
 
 
-async def _succeed(session: ControlSession, job: JobRow, adapter: AdapterManifest) -> None:
-    organization = await session.scalar(
-        select(OrganizationRow.name)
-        .join(ProjectRow, ProjectRow.organization_id == OrganizationRow.id)
-        .where(ProjectRow.id == job.project_id)
-    )
-    publication = registry.Publication(
-        ProjectId(job.project_id), JobId(job.id), job.epoch, adapter, organization or "", job.suffix
-    )
-    name = job.fine_tuned_model = await registry.publish(session, publication)
+async def _succeed(session: ControlSession, job: JobRow, adapter: AdapterManifest, results_file: FileId) -> None:
+    name = job.fine_tuned_model = await names.reserve(session, job)
+    trained = registry.Trained(ProjectId(job.project_id), JobId(job.id), job.epoch, adapter)
+    await registry.publish(session, trained, name)
+    await reservation.publish(session, results_file)
+    job.result_files = [results_file]
     usage = UsageEntry(
         id=training_id(job.id, job.epoch),
         project_id=job.project_id,
@@ -127,7 +126,8 @@ async def _look(session: ControlSession, job_id: str, request: Finish) -> tuple[
     if job.status not in ENDS[request.outcome]:
         raise LeaseLost
     if job.status == "succeeded" and request.adapter is not None:
-        published = await session.scalar(select(AdapterRow.id).where(AdapterRow.job_id == job.id))
+        final = select(ModelRow.adapter_id).where(ModelRow.job_id == job.id, ModelRow.kind == "final")
+        published = await session.scalar(final)
         if published != adapter_id_of(request.adapter):
             raise LeaseLost
     return job, _answer(job)

@@ -4,6 +4,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from service.contracts.worker import (
     CheckpointDone,
+    CheckpointModel,
     ClaimRequest,
     Control,
     Finish,
@@ -14,7 +15,7 @@ from service.contracts.worker import (
     UploadRequest,
     UploadTargets,
 )
-from service.leases import checkpoints, claim, finish, report, uploads
+from service.leases import checkpoint_models, checkpoints, claim, finish, report, uploads
 from service.resources import CurrentResources
 from service.tenants.auth import require_worker
 
@@ -49,6 +50,12 @@ async def upload_targets(job_id: str, body: UploadRequest, resources: CurrentRes
 async def register_checkpoint(job_id: str, body: CheckpointDone, resources: CurrentResources) -> Control:
     """Registers an uploaded checkpoint."""
     return await checkpoints.register(resources, job_id, body)
+
+
+@router.post("/{job_id}/checkpoint-models")
+async def register_checkpoint_model(job_id: str, body: CheckpointModel, resources: CurrentResources) -> Control:
+    """Publishes an uploaded adapter of a running job."""
+    return await checkpoint_models.register(resources, job_id, body)
 
 
 @router.post("/{job_id}/finish")

@@ -1,4 +1,4 @@
-"""What a worker may write to the store, and whether what it wrote is complete. Nothing here runs in a transaction.
+"""What a worker may write to the store, and whether what it wrote is complete. The store is asked in no transaction.
 
 Checkpoints lie under the epoch and adapters under their content's hash, so a worker that lost its lease while holding
 presigned URLs cannot touch what the next one writes.
@@ -6,6 +6,7 @@ presigned URLs cannot touch what the next one writes.
 
 import asyncio
 
+from service.adapters import registry
 from service.contracts.ids import JobId, ProjectId
 from service.contracts.job import JobSpec
 from service.contracts.layout import adapter_prefix, checkpoint_prefix
@@ -30,21 +31,25 @@ MAX_FILES = 64
 async def targets(resources: Resources, job_id: str, request: UploadRequest) -> UploadTargets:
     """Presigned PUTs for the manifest's files and the manifest. Raises LeaseLost and InvalidRequest."""
     async with resources.database.control() as session:
-        job = await held(session, job_id, request.epoch)
-    spec = JobSpec.model_validate(job.spec)
-    if request.kind == "checkpoint" and request.checkpoint is not None:
-        manifest: AdapterManifest | CheckpointManifest = request.checkpoint
-        check_checkpoint(spec, request.epoch, request.checkpoint)
-        prefix = checkpoint_folder(spec, request.checkpoint)
-    elif request.kind == "adapter" and request.adapter is not None:
-        manifest = request.adapter
-        check_adapter(spec, request.adapter)
-        prefix = adapter_folder(spec, request.adapter)
-    else:
-        raise InvalidRequest(f"Uploads of kind '{request.kind}' need the manifest of that kind.", param=request.kind)
+        spec = JobSpec.model_validate((await held(session, job_id, request.epoch)).spec)
+        if request.kind == "checkpoint" and request.checkpoint is not None:
+            manifest: AdapterManifest | CheckpointManifest = request.checkpoint
+            check_checkpoint(spec, request.epoch, request.checkpoint)
+            prefix = checkpoint_folder(spec, request.checkpoint)
+        elif request.kind == "adapter" and request.adapter is not None:
+            manifest = request.adapter
+            check_adapter(spec, request.adapter)
+            await registry.reserve(session, _trained(spec, request.epoch, request.adapter))
+            prefix = adapter_folder(spec, request.adapter)
+        else:
+            raise InvalidRequest(f"Uploads of kind '{request.kind}' need its manifest.", param=request.kind)
     seconds = resources.settings.presign_seconds
     names = [*(file.path for file in manifest.files), MANIFEST]
     return UploadTargets(urls={name: resources.store.presign_put(prefix + name, seconds) for name in names})
+
+
+def _trained(spec: JobSpec, epoch: int, manifest: AdapterManifest) -> registry.Trained:
+    return registry.Trained(ProjectId(spec.project_id), JobId(spec.job_id), epoch, manifest)
 
 
 def checkpoint_folder(spec: JobSpec, manifest: CheckpointManifest) -> str:

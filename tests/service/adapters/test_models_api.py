@@ -91,8 +91,9 @@ def test_a_base_model_cannot_be_deleted(trained: Trained) -> None:
 
 def test_an_adapter_with_another_name_keeps_its_files(service: Service, stage: Stage, trained: Trained) -> None:
     insert = """
-        insert into models (name, project_id, adapter_id, job_id, kind)
-        select 'ft:alias', project_id, adapter_id, job_id, 'checkpoint' from models where name = :name returning name
+        insert into models (name, project_id, adapter_id, job_id, kind, checkpoint_id, step, metrics)
+        select 'ft:alias', project_id, adapter_id, job_id, 'checkpoint', 'ftckpt_alias', 100, '{}' from models
+        where name = :name returning name
     """
     service.call(stage.rows(insert, name=trained.model))
     trained.client.models.delete(trained.model)
@@ -105,7 +106,7 @@ def test_an_adapter_with_another_name_keeps_its_files(service: Service, stage: S
 def test_what_a_crash_left_behind_is_swept(service: Service, stage: Stage, trained: Trained) -> None:
     async def retire_only() -> None:
         async with service.resources.database.tenant(trained.project) as session:
-            assert await registry.retire(session, trained.model) == trained.adapter_id
+            assert await registry.retire(session, trained.project, trained.model) == trained.adapter_id
 
     service.call(retire_only())
     prefix = adapter_prefix(trained.project, trained.adapter_id)

@@ -65,6 +65,8 @@ def test_a_created_job_has_openais_shape_and_every_value_resolved(owner: Owner) 
         "trained_tokens": None,
         "finished_at": None,
         "estimated_finish": None,
+        "queue_position": 1,
+        "blocked_by": "base_unavailable",
         "seed": 42,
         "metadata": {"team": "a"},
         "integrations": None,
@@ -76,6 +78,16 @@ def test_a_created_job_has_openais_shape_and_every_value_resolved(owner: Owner) 
     assert set(rules) == set(resolved)
     assert "auto" not in resolved.values()
     assert resolved["max_seq_length"] == 1024
+
+
+def test_integrations_are_recorded_and_nothing_is_sent(owner: Owner) -> None:
+    wandb: Any = {"project": "p", "tags": ["a", "b"]}
+    job = owner.create(integrations=[{"type": "wandb", "wandb": wandb}])
+    shown = owner.jobs.retrieve(job.id).to_dict()["integrations"]
+    recorded = {"project": "p", "name": None, "entity": None, "tags": ["a", "b"], "run_id": None}
+    assert shown == [{"type": "wandb", "wandb": recorded}]
+    (warning,) = [event for event in owner.jobs.list_events(job.id) if event.level == "warn"]
+    assert "sends nothing" in warning.message
 
 
 def test_a_job_reads_back_as_it_was_created_and_tells_its_beginning(owner: Owner) -> None:
@@ -189,10 +201,13 @@ def test_a_running_job_is_cancelled_through_its_worker(service: Service, stage: 
         ({"hyperparameters": {"lora_rank": 65}}, "invalid_request", "hyperparameters.lora_rank"),
         ({"hyperparameters": {"n_layers": 3}}, "invalid_request", "hyperparameters.n_layers"),
         ({"model": "gpt-4o"}, "model_not_found", "model"),
-        ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.1}}}}, "unsupported_method", "method"),
         ({"method": {"type": "reinforcement"}}, "unsupported_method", "method"),
+        ({"method": {"type": "supervised", "dpo": {}}}, "invalid_request", "method.dpo"),
+        ({"method": {"type": "dpo", "supervised": {}}}, "invalid_request", "method.supervised"),
         ({"method": {"type": "magic"}}, "invalid_request", "method.type"),
-        ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]}, "unsupported_integration", "integrations"),
+        ({"integrations": [{"type": "mlflow"}]}, "invalid_request", "integrations.0.type"),
+        ({"integrations": [{"type": "wandb", "wandb": {}}]}, "invalid_request", "integrations.0.wandb.project"),
+        ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}] * 6}, "invalid_request", "integrations"),
         ({"training_file": "file-unknown"}, "file_not_found", "training_file"),
         ({"validation_file": "file-unknown"}, "file_not_found", "validation_file"),
     ],
@@ -222,7 +237,13 @@ def test_files_that_cannot_be_used(service: Service, stage: Stage, owner: Owner,
     assert "Training file has 5 example(s), but must have at least 10 examples" in refused.value.message
     batch = service.call(stage.file(owner.project, purpose="batch"))
     broken = service.call(stage.file(owner.project, status="error", status_details="Line 3 is not JSON."))
-    for file, code in ((batch, "invalid_file_purpose"), (broken, "invalid_training_file")):
+    unready = service.call(stage.file(owner.project, status="uploaded"))
+    refusals = (
+        (batch, "invalid_file_purpose"),
+        (broken, "invalid_training_file"),
+        (unready, "file_not_processed"),
+    )
+    for file, code in refusals:
         with pytest.raises(openai.BadRequestError) as refused:
             owner.create(training_file=file)
         assert refused.value.code == code

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.contracts.base_model import BaseModelInfo
-from service.contracts.job import Hyperparameters
+from service.contracts.job import EarlyStopping, Hyperparameters, Method
 from service.errors import InvalidRequest
 from service.jobs.resolve import GIVEN, Dataset, Resolved, base_learning_rate, resolve
 from service.jobs.schemas import RequestedHyperparameters
@@ -26,7 +26,19 @@ def base(architecture: str = "LlamaForCausalLM", hidden: int = 4096, **facts: ob
 
 
 def auto(examples: int, size: int = 100_000, of: BaseModelInfo | None = None, **given_values: object) -> Resolved:
-    return resolve(RequestedHyperparameters.model_validate(given_values), of or base(), Dataset(examples, size))
+    return _resolved(Dataset(examples, size), "supervised", of, **given_values)
+
+
+def dpo(examples: int, **given_values: object) -> Resolved:
+    return _resolved(Dataset(examples, 100_000), "dpo", None, **given_values)
+
+
+def validated(**given_values: object) -> Resolved:
+    return _resolved(Dataset(100, 100_000, validated=True), "supervised", None, **given_values)
+
+
+def _resolved(dataset: Dataset, method: Method, of: BaseModelInfo | None, **given_values: object) -> Resolved:
+    return resolve(RequestedHyperparameters.model_validate(given_values), of or base(), dataset, method)
 
 
 @pytest.mark.parametrize(
@@ -125,11 +137,60 @@ def test_given_values_stay_and_say_so() -> None:
         "weight_decay": 0.1,
         "max_grad_norm": 2.0,
         "max_seq_length": 512,
+        "packing": True,
     }
     resolved = auto(100, **values)
     shown = resolved.hyperparameters.model_dump(mode="json")
     assert {name: shown[name] for name in values} == values
     assert {name for name, rule in resolved.rules.items() if rule == GIVEN} == set(values)
+
+
+@pytest.mark.parametrize(("examples", "multiplier"), [(10, 1.0), (34, 1.0), (33, 1.5)])
+def test_preferences_take_a_tenth_of_the_supervised_rate(examples: int, multiplier: float) -> None:
+    epochs = 10 if examples == 10 else 3
+    supervised, preferences = auto(examples, n_epochs=epochs), dpo(examples, n_epochs=epochs)
+    assert preferences.hyperparameters.learning_rate == pytest.approx(supervised.hyperparameters.learning_rate / 10)
+    assert preferences.hyperparameters.learning_rate_multiplier == multiplier
+    assert preferences.hyperparameters.beta == 0.1
+    assert "tenth" in preferences.rules["learning_rate"]
+    assert dpo(examples).hyperparameters.n_epochs == auto(examples).hyperparameters.n_epochs
+
+
+def test_beta_and_packing_go_with_their_own_method() -> None:
+    assert dpo(10, beta=2).hyperparameters.beta == 2
+    assert dpo(10, beta=2).rules["beta"] == GIVEN
+    assert dpo(10, packing=False).hyperparameters.packing is False
+    assert auto(10).hyperparameters.beta is None
+    assert auto(10).hyperparameters.packing is False
+    with pytest.raises(InvalidRequest, match="'dpo'") as refused:
+        auto(10, beta=0.1)
+    assert refused.value.param == "beta"
+    with pytest.raises(InvalidRequest, match="'dpo'") as refused:
+        dpo(10, packing=True)
+    assert refused.value.param == "packing"
+
+
+def test_early_stopping_follows_the_validation_file() -> None:
+    assert auto(10).hyperparameters.early_stopping is None
+    assert auto(10).rules["early_stopping"] == "off, since there is no validation file"
+    assert validated().hyperparameters.early_stopping == EarlyStopping(patience=2, min_delta=0.005)
+    assert "2 evaluations" in validated().rules["early_stopping"]
+    for wanted, resolved in (
+        ({"patience": 3}, EarlyStopping(patience=3)),
+        ({"patience": 5, "min_delta": 0}, EarlyStopping(patience=5, min_delta=0)),
+        (True, EarlyStopping()),
+        (False, None),
+    ):
+        found = validated(early_stopping=wanted)
+        assert (found.hyperparameters.early_stopping, found.rules["early_stopping"]) == (resolved, GIVEN)
+
+
+@pytest.mark.parametrize("wanted", [True, {"patience": 3}])
+def test_early_stopping_needs_a_validation_file(wanted: object) -> None:
+    with pytest.raises(InvalidRequest, match="no validation file") as refused:
+        auto(10, early_stopping=wanted)
+    assert (refused.value.code, refused.value.param) == ("missing_validation_file", "early_stopping")
+    assert auto(10, early_stopping=False).hyperparameters.early_stopping is None
 
 
 @given(
@@ -139,12 +200,21 @@ def test_given_values_stay_and_say_so() -> None:
     parameters=st.none() | st.integers(1, 10**13),
     context=st.integers(8, 10**7),
     architecture=st.sampled_from(["LlamaForCausalLM", "Qwen2ForCausalLM", "Unknown"]),
+    method=st.sampled_from(["supervised", "dpo"]),
+    validation=st.booleans(),
 )
 def test_whatever_the_base_and_the_file_every_value_is_usable_and_explained(
-    examples: int, size: int, hidden: int, parameters: int | None, context: int, architecture: str
+    examples: int,
+    size: int,
+    hidden: int,
+    parameters: int | None,
+    context: int,
+    architecture: str,
+    method: Method,
+    validation: bool,
 ) -> None:
     of = base(architecture, hidden, parameters=parameters, context_length=context)
-    resolved = auto(examples, size, of)
+    resolved = _resolved(Dataset(examples, size, validation), method, of)
     assert set(resolved.rules) == set(Hyperparameters.model_fields)
     assert GIVEN not in resolved.rules.values()
     assert 0 < resolved.hyperparameters.learning_rate <= 1

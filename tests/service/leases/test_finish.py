@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from service.contracts.ids import FileId
 from service.contracts.layout import adapter_prefix, job_prefix
 from service.contracts.manifest import ADAPTER_WEIGHTS, MANIFEST, AdapterManifest, adapter_id_of, canonical_json
 from service.contracts.worker import CheckpointDone, Finished, Lease, UploadRequest
 from service.db import ControlSession
 from service.errors import InvalidRequest, LeaseLost
-from service.jobs import lifecycle
+from service.jobs import lifecycle, results
 from service.leases import checkpoints, finish, uploads
 from tests.service.stage import Stage, adapter_manifest
 
@@ -135,7 +136,7 @@ async def test_a_cancel_that_came_first_wins_over_every_outcome(stage: Stage, ou
     lease = await stage.claimed()
     fields: dict[str, Any] = {"failure": {"code": "x", "message": "y"}} if outcome == "failed" else {}
     if outcome == "succeeded":
-        fields = {"adapter": await stage.upload_adapter(lease)}
+        fields = {"adapter": await stage.uploaded_adapter(lease)}
     async with stage.resources.database.tenant(project) as session:
         await lifecycle.cancel(session, job)
 
@@ -156,9 +157,11 @@ async def test_cancel_racing_success_ends_in_one_terminal_state(stage: Stage) ->
     for _ in range(ROUNDS):
         lease = await stage.claimed()
         adapter = adapter_manifest(lease.spec, 100, {"adapter_model.safetensors": b"w", "adapter_config.json": b"{}"})
+        # Stored before the race: the transaction that the cancellation may win comes after the store has answered.
+        results_file = await results.store(stage.resources, lease.spec, ())
         delays = dice.random() * 0.004, dice.random() * 0.004
         finished, _ = await asyncio.gather(
-            _finish_after(stage, delays[0], lease, adapter), _cancel_after(stage, delays[1], lease)
+            _finish_after(stage, delays[0], lease, adapter, results_file), _cancel_after(stage, delays[1], lease)
         )
         answers[lease.spec.job_id] = finished.status
     told = """
@@ -267,13 +270,15 @@ async def test_outcome_and_contents_must_fit(stage: Stage) -> None:
     await stage.finish(lease, outcome="cancelled")
 
 
-async def _finish_after(stage: Stage, delay: float, lease: Lease, adapter: AdapterManifest) -> Finished:
+async def _finish_after(
+    stage: Stage, delay: float, lease: Lease, adapter: AdapterManifest, results_file: FileId
+) -> Finished:
     """The guarded transaction alone: verifying the upload would decide every race before it begins."""
     await asyncio.sleep(delay)
     async with stage.resources.database.control() as session:
         assert isinstance(session, ControlSession)
         request = finish.Finish(epoch=lease.epoch, outcome="succeeded", trained_tokens=1, step=1, adapter=adapter)
-        return await finish.commit_finish(session, lease.spec.job_id, request)
+        return await finish.commit_finish(session, lease.spec.job_id, request, results_file)
 
 
 async def _cancel_after(stage: Stage, delay: float, lease: Lease) -> None:

@@ -51,6 +51,12 @@ def test_one_job_from_claim_to_model(service: Service, behind: Stage, worker: ht
     for name, body in {**files, MANIFEST: canonical_json(manifest)}.items():
         with urllib.request.urlopen(urllib.request.Request(targets.urls[name], body, method="PUT"), timeout=10):
             pass
+    model = {"epoch": 1, "adapter": wanted["adapter"], "metrics": {"step": 2, "full_valid_mean_kl": 0.25}}
+    assert worker.post(f"/leases/{job}/checkpoint-models", json=model).json() == control.json()
+    (checkpoint,) = client.fine_tuning.jobs.checkpoints.list(job).data
+    assert (checkpoint.step_number, checkpoint.metrics.to_dict()["full_valid_mean_kl"]) == (2, 0.25)
+    lost = worker.post(f"/leases/{job}/checkpoint-models", json={**model, "epoch": 2})
+    assert (lost.status_code, lost.json()["error"]["code"]) == (409, "lease_lost")
     end = {"epoch": 1, "outcome": "succeeded", "trained_tokens": 20, "step": 2, "adapter": wanted["adapter"]}
     finished = worker.post(f"/leases/{job}/finish", json=end)
     assert finished.json()["status"] == "succeeded"
@@ -75,5 +81,5 @@ def test_the_applications_own_reaper_takes_jobs_back(service: Service, behind: S
 @pytest.mark.parametrize("token", [None, "Bearer x", "Basic x", "Bearer"])
 def test_without_the_workers_token_nothing_opens(service: Service, token: str | None) -> None:
     headers = {"authorization": token} if token else {}
-    for path in ("", "/x/renew", "/x/report", "/x/uploads", "/x/checkpoints", "/x/finish"):
+    for path in ("", "/x/renew", "/x/report", "/x/uploads", "/x/checkpoints", "/x/checkpoint-models", "/x/finish"):
         assert httpx2.post(f"{service.url}/internal/leases{path}", headers=headers, json={}).status_code == 401
