@@ -4,8 +4,11 @@ BIN := $(VENV)/bin
 DATA ?= .weft
 PORT ?= 8000
 BASE ?=
+REPLICAS ?= 1
+SECONDS ?= 600
+ROUNDS ?= 200
 UV_VERSION := 0.13.9
-EXTRAS := --extra service --extra trainer --extra inference --extra cpu --extra local --extra dev
+EXTRAS := --extra service --extra trainer --extra inference --extra cpu --extra local --extra bench --extra dev
 PROJECTS := pyproject.toml clients/python/pyproject.toml
 SOURCES := service trainer inference deploy clients tests
 
@@ -25,11 +28,11 @@ STAMP := $(VENV)/installed
 KEY = $$({ pwd; cat requirements.lock $(PROJECTS); } | sha256sum)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status demo test test-unit test-stack bench-training bench-gateway lint format lock tiny-base clean
+.PHONY: help setup up down status demo test test-unit test-stack bench-training bench-training-gpu bench-training-memory chaos-training chaos-service bench-gateway bench-serving chaos-serving lint format lock tiny-base clean
 
 help: ## Explain these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "Variables: DATA=$(DATA) (data folder)  PORT=$(PORT)  BASE=<folder or hub id of a base model; empty: the tiny one>"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "Variables: DATA=$(DATA) (data folder)  PORT=$(PORT)  REPLICAS=$(REPLICAS)  BASE=<folder or hub id of a base model; empty: the tiny one>"
 
 setup: ## Install everything into .venv at the locked versions; at once where nothing changed
 	@test "$$(cat $(STAMP) 2>/dev/null)" = "$(KEY)" || $(MAKE) --no-print-directory $(STAMP)
@@ -49,7 +52,7 @@ $(BIN)/uv:
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 up: setup ## Run the whole stack in the foreground; Ctrl-C stops it
-	@exec $(BIN)/weftd up --data $(DATA) --port $(PORT) $(if $(BASE),--base $(BASE))
+	@exec $(BIN)/weftd up --data $(DATA) --port $(PORT) --replicas $(REPLICAS) $(if $(BASE),--base $(BASE))
 
 down: setup ## Stop the stack that `make demo` left running
 	@$(BIN)/weftd down --data $(DATA)
@@ -68,11 +71,29 @@ test-unit: setup ## Run the tests that need no whole stack
 test-stack: setup ## Run the tests against the whole embedded stack, one after the other
 	$(BIN)/python -m pytest -m "stack and not gpu"
 
-bench-training: setup ## Measure mixed steps of the training engine against one job at a time and PEFT
+bench-training: setup ## Measure the training engine against one job at a time, PEFT and TRL (ten minutes)
 	@$(BIN)/python -m tests.benchmarks.training
+
+bench-training-gpu: setup ## The same of bases of 0.6B and 8B shape, where there is an accelerator
+	@$(BIN)/python -m tests.benchmarks.training.accelerator
+
+bench-training-memory: setup ## Measure what jobs and passes take in memory against the formula that admits them
+	@$(BIN)/python -m tests.benchmarks.training_memory
+
+chaos-training: setup ## Kill, evict and poison training engines for ROUNDS=$(ROUNDS) rounds; no healthy job may notice
+	@$(BIN)/python -m tests.chaos.training --rounds $(ROUNDS)
+
+chaos-service: setup ## Kill the service at random under job creation for ROUNDS=$(ROUNDS) rounds; no job lost or doubled
+	@CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -q -s tests/chaos/test_service_kill.py
 
 bench-gateway: setup ## Measure the gateway's CPU time a request and a streamed event
 	@$(BIN)/python -m pytest -q -s tests/benchmarks/gateway.py
+
+bench-serving: setup ## Measure the whole path against a naked vLLM, adapters by the hundred, cold adapters, fresh models
+	@$(BIN)/python -m tests.benchmarks.serving
+
+chaos-serving: setup ## Evict, delete and kill -9 under traffic over two replicas for SECONDS=$(SECONDS)
+	@$(BIN)/python -m tests.chaos.serving --seconds $(SECONDS)
 
 lint: setup ## Check style, types and import arrows
 	$(BIN)/ruff check $(SOURCES)

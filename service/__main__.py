@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from service.app import create_app, lifespan
+from service.connections import connections
 from service.contracts.store import StoreError
 from service.db import DatabaseUnavailable, UnsafeDatabase
 from service.settings import ServiceSettings
@@ -37,7 +38,7 @@ async def serve(settings: ServiceSettings, only_check: bool) -> None:
         app,
         host=settings.host,
         port=settings.port,
-        http="httptools",
+        http=connections(settings.stall_seconds),
         # The lifespan is entered below, so that a refused start is one sentence and not a trace.
         lifespan="off",
         log_config=None,

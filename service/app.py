@@ -6,6 +6,7 @@ run until cancelled. Errors are rendered by `service.rendering`, requests framed
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,13 +16,22 @@ from fastapi import FastAPI
 import service.adapters.routes
 import service.files.routes
 import service.files.sweep
+import service.idempotency.sweep
+import service.jobs.pace
 import service.jobs.routes
 import service.leases.reap
 import service.leases.routes
 import service.replicas.routes
 import service.tenants.routes
+import service.uploads.background
+import service.uploads.routes
+import service.uploads.sweep
+import service.usage.routes
+import service.webhooks.deliver
+import service.webhooks.routes
 from service import health
 from service.gateway.routes import Gateway
+from service.idempotency.route import Attempts
 from service.middleware import BodyLimit, RequestFrame
 from service.rendering import RENDERED, render
 from service.resources import Resources
@@ -32,15 +42,23 @@ from service.tenants.projects import ensure_organization
 ROUTERS = (
     health.router,
     service.tenants.routes.router,
+    service.usage.routes.router,
     service.files.routes.router,
+    service.uploads.routes.router,
     service.jobs.routes.router,
     service.adapters.routes.router,
     service.leases.routes.router,
     service.replicas.routes.router,
+    service.webhooks.routes.router,
 )
 BACKGROUND: dict[str, Callable[[Resources], Awaitable[None]]] = {
     "reaper": service.leases.reap.run,
+    "pace": service.jobs.pace.run,
     "file sweeper": service.files.sweep.run,
+    "upload sweeper": service.uploads.sweep.run,
+    "upload assembler": service.uploads.background.run,
+    "webhook deliverer": service.webhooks.deliver.run,
+    "answer sweeper": lambda resources: service.idempotency.sweep.run(resources.database),
     "notifications": lambda resources: resources.notifications.run(),
 }
 STORAGE_THREADS = 32
@@ -56,11 +74,19 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     keys = KeyCache(resources.database, settings.cache_seconds)
     resources.notifications.subscribe("key", keys.forget)
     app.state.resources = resources
+    app.state.event_streams = Counter[str]()
     app.state.keys = keys
+    app.state.attempts = Attempts(settings.secret.get_secret_value())
     app.state.readiness = health.Readiness()
     app.state.gateway = Gateway(resources, keys)
     # The last one added is the outermost.
-    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, max_file_bytes=settings.max_file_bytes)
+    app.add_middleware(
+        BodyLimit,
+        max_body_bytes=settings.max_body_bytes,
+        max_prompt_bytes=settings.max_prompt_bytes,
+        max_file_bytes=settings.max_file_bytes,
+        max_part_bytes=settings.max_part_bytes,
+    )
     app.add_middleware(RequestFrame)
     for error in RENDERED:
         app.add_exception_handler(error, render)

@@ -14,7 +14,9 @@ from service.rendering import respond, unexpected
 
 OPENAI_VERSION = "2020-10-01"
 CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+PART_PATH = re.compile(r"/v1/uploads/[^/]+/parts")
 UPLOAD_PATH = "/v1/files"
+PROMPT_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"})
 MULTIPART_SLACK = 64 << 10
 """What a multipart body may hold beside the file itself: its headers and the other fields."""
 
@@ -62,22 +64,32 @@ class RequestFrame:
 class BodyLimit:
     """Refuses encoded bodies and counts the bytes of all others; a declared length is only the first hint."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, max_file_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, max_body_bytes: int, max_prompt_bytes: int, max_file_bytes: int, max_part_bytes: int
+    ) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._max_prompt_bytes = max_prompt_bytes
         self._max_upload_bytes = max_file_bytes + MULTIPART_SLACK
+        self._max_part_bytes = max_part_bytes + MULTIPART_SLACK
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        upload = scope["method"] == "POST" and scope["path"] == UPLOAD_PATH
-        limit = self._max_upload_bytes if upload else self._max_body_bytes
+        limit = self._limit(scope["method"], scope["path"])
         refused = _refused(Headers(scope=scope), limit)
         if refused is not None:
             await respond(refused)(scope, receive, send)
             return
         await self._counted(limit, scope, receive, send)
+
+    def _limit(self, method: str, path: str) -> int:
+        if method == "POST" and path == UPLOAD_PATH:
+            return self._max_upload_bytes
+        if method == "POST" and PART_PATH.fullmatch(path):
+            return self._max_part_bytes
+        return self._max_prompt_bytes if path in PROMPT_PATHS else self._max_body_bytes
 
     async def _counted(self, limit: int, scope: Scope, receive: Receive, send: Send) -> None:
         taken, started = 0, False

@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from service.contracts.base_model import BaseModelInfo
 from service.contracts.store import ObjectStore
 from service.db import ControlSession, Database
+from service.idempotency.route import attempt_of
 from service.notifications import Notifications
 from service.settings import ServiceSettings
 
@@ -36,8 +37,11 @@ def get_resources(request: Request) -> Resources:
     return resources
 
 
-async def _control_session(resources: "CurrentResources") -> AsyncIterator[ControlSession]:
+async def _control_session(request: Request, resources: "CurrentResources") -> AsyncIterator[ControlSession]:
+    attempt = attempt_of(request)
     async with resources.database.control() as session:
+        if attempt is not None:
+            await attempt.begin(session)
         yield session
 
 

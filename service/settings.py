@@ -43,7 +43,46 @@ class ServiceSettings(BaseSettings):
     replica_ttl_seconds: float = 10.0
     cache_seconds: float = 10.0
     max_file_bytes: int = 512 << 20
+    max_upload_bytes: int = Field(default=8 << 30, description="Of a file that arrives in parts.")
+    max_part_bytes: int = 64 << 20
+    foreground_bytes: int = Field(
+        default=128 << 20, description="Files in parts up to this size are put together while the caller waits."
+    )
+    max_storage_bytes: int | None = Field(
+        default=None, ge=0, description="Of a project's files together, where the project has no limit of its own."
+    )
     max_line_bytes: int = 1 << 20
-    max_body_bytes: int = 4 << 20
+    max_body_bytes: int = Field(
+        default=512 << 10, description="Of a JSON body. Each name in it that is not known takes time to refuse."
+    )
+    max_prompt_bytes: int = Field(default=4 << 20, description="The same where prompts are sent.")
     min_examples: int = 10
     cold_wait_seconds: float = 60.0
+    max_completions: int = Field(default=2048, ge=1, description="Completions at once in one process.")
+    max_project_completions: int = Field(default=512, ge=1, description="Of these, of one project.")
+    max_requests_per_minute: int = Field(
+        default=1_000_000, ge=0, description="Of a project that has no limit of its own."
+    )
+    max_tokens_per_minute: int = Field(default=1_000_000_000, ge=0, description="The same for tokens, in and out.")
+    hot_adapter_requests: int = Field(
+        default=32, ge=1, description="Requests at once for which one replica of an adapter is enough."
+    )
+    stall_seconds: float = Field(default=30.0, gt=0, description="A client that reads nothing for so long is cut off.")
+    training_price_per_million_tokens: dict[str, float] = Field(
+        default={}, description="By base model; nothing for those that are not named."
+    )
+    input_price_per_million_tokens: dict[str, float] = Field(
+        default={}, description="Of prompts, by base model, whether or not with an adapter."
+    )
+    output_price_per_million_tokens: dict[str, float] = Field(default={}, description="Of completions.")
+    storage_price_per_gigabyte_month: float = Field(default=0.0, ge=0, description="Of files, 10^9 bytes for 30 days.")
+    currency: str = "usd"
+    max_project_event_streams: int = Field(
+        default=100, ge=1, description="Streams of job events at once, of one project in one process."
+    )
+    webhooks_to_private_networks: bool = Field(
+        default=False, description="Whether webhooks may go to private addresses, and without TLS."
+    )
+    imported_base_models: dict[str, str] = Field(
+        default={}, description="The base that jobs imported from OpenAI get, by the beginning of OpenAI's model name."
+    )

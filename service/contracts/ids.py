@@ -13,6 +13,7 @@ OrganizationId = NewType("OrganizationId", str)
 ProjectId = NewType("ProjectId", str)
 KeyId = NewType("KeyId", str)
 FileId = NewType("FileId", str)
+UploadId = NewType("UploadId", str)
 JobId = NewType("JobId", str)
 AdapterId = NewType("AdapterId", str)
 """Content hash of an adapter's manifest: 64 lowercase hex digits. Also the adapter's name inside vLLM."""
@@ -42,6 +43,14 @@ def new_file_id() -> FileId:
     return FileId(f"file-{random_base62(24)}")
 
 
+def new_upload_id() -> UploadId:
+    return UploadId(f"upload_{random_base62(24)}")
+
+
+def new_part_id() -> str:
+    return f"part_{random_base62(24)}"
+
+
 def new_job_id() -> JobId:
     return JobId(f"ftjob-{random_base62(24)}")
 
@@ -52,6 +61,30 @@ def new_event_id() -> str:
 
 def new_checkpoint_id() -> str:
     return f"ftckpt_{random_base62(24)}"
+
+
+def new_endpoint_id() -> str:
+    return f"we_{random_base62(24)}"
+
+
+def new_delivery_id() -> str:
+    return f"whd_{random_base62(24)}"
+
+
+def new_webhook_event_id() -> str:
+    return f"evt_{random_base62(24)}"
+
+
+def new_permission_id() -> str:
+    return f"cp_{random_base62(24)}"
+
+
+def new_service_account_id() -> str:
+    return f"svc_acct_{random_base62(24)}"
+
+
+def new_audit_id() -> str:
+    return f"audit_log-{random_base62(24)}"
 
 
 def new_request_id() -> str:
@@ -65,3 +98,8 @@ def is_adapter_id(value: str) -> bool:
 def fine_tuned_model_name(base: str, organization: str, suffix: str | None) -> str:
     """A public model name in OpenAI's shape, `ft:{base}:{organization}:{suffix}:{8 random characters}`."""
     return f"ft:{base}:{organization}:{suffix or ''}:{random_base62(8)}"
+
+
+def checkpoint_model_name(model: str, step: int) -> str:
+    """The public name of a job's model at one of its steps, as OpenAI makes it of the final model's name."""
+    return f"{model}:ckpt-step-{step}"

@@ -73,6 +73,17 @@ class FileRef(BaseModel):
     size: int = Field(description="Bytes.")
 
 
+class StartFrom(BaseModel):
+    """The adapter whose weights a job begins with: same rank, alpha and targets. Its optimizer begins anew."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    adapter_id: str = Field(pattern=r"^[0-9a-f]{64}$")
+    rank: int = Field(ge=1)
+    alpha: float = Field(gt=0)
+    target_modules: tuple[str, ...]
+
+
 class JobSpec(BaseModel):
     """One job, complete: two trainers given the same spec and files produce the same adapter."""
 
@@ -88,3 +99,4 @@ class JobSpec(BaseModel):
     examples: int = Field(ge=1, description="Lines of the training file.")
     hyperparameters: Hyperparameters
     rules: dict[str, str] = Field(description="For each hyperparameter, who or what chose its value.")
+    start_from: StartFrom | None = Field(default=None, description="Null starts at the base.")

@@ -1,6 +1,8 @@
 """Every object key, as a function. All objects of a tenant lie under one prefix, `t/<project>/`."""
 
-from service.contracts.ids import AdapterId, FileId, JobId, ProjectId
+from service.contracts.ids import AdapterId, FileId, JobId, ProjectId, UploadId
+
+TENANTS = "t/"
 
 
 def project_prefix(project: ProjectId) -> str:
@@ -9,6 +11,11 @@ def project_prefix(project: ProjectId) -> str:
 
 def file_key(project: ProjectId, file: FileId) -> str:
     return f"t/{project}/files/{file}"
+
+
+def upload_prefix(project: ProjectId, upload: UploadId) -> str:
+    """The parts of an upload, until they are one file."""
+    return f"t/{project}/uploads/{upload}/"
 
 
 def job_prefix(project: ProjectId, job: JobId) -> str:

@@ -34,8 +34,11 @@ Tier = Literal["gpu", "cpu", "disk", "store"]
 CACHE_HEADER = "x-adapter-cache"
 """Answer header of a replica: the tier in which the request found its adapter. Absent for the base model."""
 
+WAIT_HEADER = "x-weft-wait-ms"
+"""Answer header of a replica: milliseconds that the request waited for its turn, loads not counted."""
+
 TENANT_HEADER = "x-weft-tenant"
-"""Request header of the gateway: an opaque word, the same for all requests of one tenant. Turns are shared out by it."""
+"""Request header of the gateway: an opaque word, the same for all requests of one tenant. It shares out the turns."""
 
 REQUEST_ID_HEADER = "x-request-id"
 
@@ -84,4 +87,5 @@ class ReplicaStatus(Message):
     base_model: str
     adapters: dict[str, Tier]
     in_flight: dict[str, int]
+    waiting: int = 0
     disk_bytes: int

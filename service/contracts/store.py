@@ -8,9 +8,11 @@ Calls block: use them through `asyncio.to_thread` beside an event loop.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 
 import base64
+import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, BinaryIO
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol
 
 import boto3
 from boto3.s3.transfer import TransferConfig
@@ -38,6 +40,12 @@ class StoreSettings(BaseModel):
     secret_key: SecretStr | None = None
     public_endpoint: str | None = None
     """What presigned URLs name, where workers reach the store by another address than the service does."""
+
+
+class Readable(Protocol):
+    """Gives `n` bytes at a call, fewer only at the end."""
+
+    def read(self, n: int = -1, /) -> bytes: ...
 
 
 class StoreError(Exception):
@@ -69,8 +77,11 @@ class ObjectStore:
         digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
         self._call(self._client.put_object, Bucket=self._bucket, Key=key, Body=body, ContentMD5=digest)
 
-    def put_stream(self, key: str, body: BinaryIO) -> None:
-        """Stores a file object of any size, in parts, without holding it in memory."""
+    def put_stream(self, key: str, body: Readable) -> None:
+        """Stores what `body` reads, of any size, in parts, without holding it in memory.
+
+        Nothing appears under the key where reading raises.
+        """
         self._call(self._client.upload_fileobj, body, self._bucket, key, Config=ONE_PART_AT_A_TIME)
 
     def get(self, key: str) -> bytes:
@@ -79,7 +90,7 @@ class ObjectStore:
     def open(self, key: str, chunk_bytes: int = 1 << 20) -> Iterator[bytes]:
         """The object in pieces. Raises at the call, not at the first piece, where the key is absent."""
         body = self._call(self._client.get_object, Bucket=self._bucket, Key=key)["Body"]
-        return iter(lambda: body.read(chunk_bytes), b"")
+        return iter(lambda: self._call(body.read, chunk_bytes), b"")
 
     def size(self, key: str) -> int:
         return int(self._call(self._client.head_object, Bucket=self._bucket, Key=key)["ContentLength"])
@@ -92,6 +103,21 @@ class ObjectStore:
         """Deletes what exists of `keys`; absent ones are no error."""
         for key in keys:
             self._call(self._client.delete_object, Bucket=self._bucket, Key=key)
+
+    def abort_stale_puts(self, prefix: str, before: datetime) -> int:
+        """Frees the bytes of `put_stream`s whose process died before they were whole; gives how many there were."""
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=prefix)
+        begun = [item for page in self._call(lambda: list(pages)) for item in page.get("Uploads", ())]
+        stale = [item for item in begun if item["Initiated"] < before]
+        for item in stale:
+            with contextlib.suppress(ObjectMissing):
+                self._call(
+                    self._client.abort_multipart_upload,
+                    Bucket=self._bucket,
+                    Key=item["Key"],
+                    UploadId=item["UploadId"],
+                )
+        return len(stale)
 
     def presign_get(self, key: str, seconds: int) -> str:
         return self._signer.generate_presigned_url(
@@ -107,7 +133,7 @@ class ObjectStore:
         try:
             return operation(*args, **kwargs)
         except ClientError as error:
-            if error.response.get("Error", {}).get("Code") in {"NoSuchKey", "404", "NotFound"}:
+            if error.response.get("Error", {}).get("Code") in {"NoSuchKey", "NoSuchUpload", "404", "NotFound"}:
                 raise ObjectMissing(str(error)) from error
             raise StoreError(str(error)) from error
         except (BotoCoreError, OSError) as error:

@@ -38,6 +38,13 @@ class CheckpointRef(Message):
     urls: dict[str, str] = Field(description="Presigned GET for each file of the manifest, by path.")
 
 
+class AdapterRef(Message):
+    """A stored adapter in PEFT's format."""
+
+    manifest: AdapterManifest
+    urls: dict[str, str] = Field(description="Presigned GET for each file of the manifest, by path.")
+
+
 class Lease(Message):
     spec: JobSpec
     epoch: int = Field(ge=1)
@@ -46,6 +53,9 @@ class Lease(Message):
     training_file: FileRef
     validation_file: FileRef | None
     checkpoint: CheckpointRef | None = Field(description="Resume from here; null means start from step 0.")
+    start_adapter: AdapterRef | None = Field(
+        default=None, description="The adapter of `spec.start_from`, for a start at step 0."
+    )
 
 
 class RenewRequest(Message):
@@ -141,6 +151,7 @@ class Finished(Message):
 
 
 __all__ = [
+    "AdapterRef",
     "CheckpointDone",
     "CheckpointMetrics",
     "CheckpointModel",

@@ -10,13 +10,17 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from service.adapters import models as adapters
 from service.db import Base
 from service.files import models as files
+from service.idempotency import models as idempotency
 from service.jobs import models as jobs
+from service.limits import models as limits
 from service.replicas import models as replicas
 from service.tenants import models as tenants
+from service.uploads import models as uploads
 from service.usage import models as usage
+from service.webhooks import models as webhooks
 
 # Importing them fills the metadata that autogeneration compares with.
-MODELS = (adapters, files, jobs, replicas, tenants, usage)
+MODELS = (adapters, files, idempotency, jobs, limits, replicas, tenants, uploads, usage, webhooks)
 
 
 def run(connection: Connection) -> None:

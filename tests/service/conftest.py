@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.connections import connections
 from service.settings import ServiceSettings
 from tests.conftest import wait_until
 
@@ -47,7 +48,13 @@ class Service:
 def service(service_settings: ServiceSettings) -> Iterator[Service]:
     app = create_app(service_settings)
     loops: list[asyncio.AbstractEventLoop] = []
-    config = uvicorn.Config(app, port=service_settings.port, log_level="warning", timeout_graceful_shutdown=2)
+    config = uvicorn.Config(
+        app,
+        port=service_settings.port,
+        http=connections(service_settings.stall_seconds),
+        log_level="warning",
+        timeout_graceful_shutdown=2,
+    )
     server = uvicorn.Server(config)
 
     async def serve() -> None:

@@ -26,12 +26,24 @@ from service.contracts.manifest import (
     adapter_id_of,
     canonical_json,
 )
-from service.contracts.worker import CheckpointDone, ClaimRequest, Control, Event, Finish, Finished, Lease, Report
+from service.contracts.worker import (
+    CheckpointDone,
+    CheckpointMetrics,
+    CheckpointModel,
+    ClaimRequest,
+    Control,
+    Event,
+    Finish,
+    Finished,
+    Lease,
+    Report,
+    UploadRequest,
+)
 from service.files.models import FileRow
 from service.jobs.create import create
 from service.jobs.models import EventRow, JobRow
 from service.jobs.schemas import CreateJob
-from service.leases import checkpoints, claim, finish, report, uploads
+from service.leases import checkpoint_models, checkpoints, claim, finish, report, uploads
 from service.resources import Resources
 from service.settings import ServiceSettings
 from service.tenants.keys import hash_key, make_key, public_id_of, redact
@@ -155,6 +167,23 @@ class Stage:
         files = {ADAPTER_CONFIG: b"{}", ADAPTER_WEIGHTS: weights}
         manifest = adapter_manifest(lease.spec, step, files)
         await self.put(uploads.adapter_folder(lease.spec, manifest), {**files, MANIFEST: canonical_json(manifest)})
+        return manifest
+
+    async def uploaded_adapter(self, lease: Lease, *, step: int = 100, weights: bytes = b"weights") -> AdapterManifest:
+        """Stored in the way that workers must go: the service is asked for a place first."""
+        manifest = adapter_manifest(lease.spec, step, {ADAPTER_CONFIG: b"{}", ADAPTER_WEIGHTS: weights})
+        request = UploadRequest(epoch=lease.epoch, kind="adapter", adapter=manifest)
+        await uploads.targets(self.resources, lease.spec.job_id, request)
+        return await self.upload_adapter(lease, step=step, weights=weights)
+
+    async def checkpoint_model(
+        self, lease: Lease, *, step: int, loss: float | None = None, weights: bytes | None = None
+    ) -> AdapterManifest:
+        """A published checkpoint model; its weights follow from its step where none are given."""
+        manifest = await self.uploaded_adapter(lease, step=step, weights=weights or f"weights {step}".encode())
+        metrics = CheckpointMetrics(step=step, train_loss=0.5, full_valid_loss=loss)
+        request = CheckpointModel(epoch=lease.epoch, adapter=manifest, metrics=metrics)
+        await checkpoint_models.register(self.resources, lease.spec.job_id, request)
         return manifest
 
     async def upload_checkpoint(self, lease: Lease, *, step: int, tokens: int = 0) -> CheckpointManifest:

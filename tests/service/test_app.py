@@ -101,7 +101,8 @@ def test_an_undeclared_body_over_the_limit_is_a_413(
 ) -> None:
     key = make_project(f"large{path.replace('/', '-')}")[1] if "chat" in path else None
     headers = {"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {})}
-    pieces = (b" " * 65536 for _ in range(service.settings.max_body_bytes // 65536 + 2))
+    limit = service.settings.max_prompt_bytes if "chat" in path else service.settings.max_body_bytes
+    pieces = (b" " * 65536 for _ in range(limit // 65536 + 2))
     response = admin.post(path, content=pieces, headers=headers)
     assert response.status_code == 413
     assert envelope(response)["code"] == "payload_too_large"

@@ -18,8 +18,8 @@ from service.settings import ServiceSettings
 from tests.conftest import wait_until
 
 
-@pytest.fixture
-def environment(service_settings: ServiceSettings) -> dict[str, str]:
+def variables(service_settings: ServiceSettings) -> dict[str, str]:
+    """The environment of a service process with these settings, as far as tests change them."""
     store = service_settings.store
     assert store.endpoint
     assert store.access_key
@@ -39,6 +39,11 @@ def environment(service_settings: ServiceSettings) -> dict[str, str]:
         "WEFT_SPOOL_DIR": str(service_settings.spool_dir),
         "WEFT_BASE_MODELS": json.dumps([base.model_dump() for base in service_settings.base_models]),
     }
+
+
+@pytest.fixture
+def environment(service_settings: ServiceSettings) -> dict[str, str]:
+    return variables(service_settings)
 
 
 def finished(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -75,6 +75,11 @@ async def test_a_tenant_cannot_write_into_another_project(database: Database) ->
         "delete from files",
         "insert into usage (id, project_id, kind, model) values ('u', 'proj_one', 'completion', 'm')",
         "update projects set weight = 100",
+        "update projects set monthly_budget_cents = null",
+        "select * from admin_keys",
+        "select * from audit_logs",
+        "update audit_logs set type = 'x'",
+        "insert into audit_logs (id, project_id, type, actor, subject) values ('a', 'proj_two', 'x', '{}', 'y')",
         "alter table files disable row level security",
         "set role weft_owner",
         "set session authorization weft_control",
@@ -84,6 +89,13 @@ async def test_a_tenant_cannot_write_into_another_project(database: Database) ->
 async def test_the_tenants_role_has_no_other_rights(database: Database, statement: str) -> None:
     with pytest.raises(ProgrammingError):
         async with database.tenant(PROJECTS[0]) as session:
+            await session.execute(text(statement))
+
+
+@pytest.mark.parametrize("statement", ["update audit_logs set type = 'x'", "delete from audit_logs"])
+async def test_nobody_can_change_the_audit_log(database: Database, statement: str) -> None:
+    with pytest.raises(ProgrammingError, match="permission denied"):
+        async with database.control() as session:
             await session.execute(text(statement))
 
 
@@ -139,7 +151,21 @@ async def test_a_superuser_is_refused(
 
 
 @pytest.mark.parametrize(
-    "table", ["projects", "api_keys", "files", "jobs", "job_events", "adapters", "models", "usage"]
+    "table",
+    [
+        "projects",
+        "api_keys",
+        "files",
+        "jobs",
+        "job_events",
+        "adapters",
+        "models",
+        "usage",
+        "recorded_answers",
+        "service_accounts",
+        "rate_states",
+        "audit_logs",
+    ],
 )
 @pytest.mark.parametrize("switch", ["no force row level security", "disable row level security"])
 async def test_a_table_that_is_open_is_refused(
