@@ -29,7 +29,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 T = TypeVar("T")
 
-COMPLETIONS = frozenset({("POST", "/v1/chat/completions"), ("POST", "/v1/completions")})
+COMPLETIONS = frozenset({("POST", f"/v1/{name}") for name in ("chat/completions", "completions", "responses")})
 GUARDED = COMPLETIONS | {
     ("POST", "/v1/weft/adapters/ensure"),
     ("POST", "/v1/weft/adapters/evict"),

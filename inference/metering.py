@@ -12,7 +12,7 @@ LIKELY_ANSWER = 256
 BYTES_PER_TOKEN = 4
 
 _USAGE = b'"usage":'
-_COUNT = re.compile(rb'"(prompt|completion)_tokens":\s?(\d{1,12})')
+_COUNT = re.compile(rb'"(prompt|completion|input|output)_tokens":\s?(\d{1,12})')
 
 
 class Asked(msgspec.Struct):
@@ -21,10 +21,12 @@ class Asked(msgspec.Struct):
     model: str
     max_tokens: Any = None
     max_completion_tokens: Any = None
+    max_output_tokens: Any = None
     n: Any = None
 
     def likely_cost(self, body_bytes: int) -> float:
-        bounds = [number for number in (self.max_tokens, self.max_completion_tokens) if _positive(number)]
+        given = (self.max_tokens, self.max_completion_tokens, self.max_output_tokens)
+        bounds = [number for number in given if _positive(number)]
         choices = self.n if _positive(self.n) else 1
         return body_bytes / BYTES_PER_TOKEN + min(choices, 128) * min([LIKELY_ANSWER, *bounds])
 
@@ -64,7 +66,8 @@ class Meter:
             at = part.rfind(_USAGE)
             counts = {name: int(number) for name, number in _COUNT.findall(part, at)} if at >= 0 else {}
             if counts:
-                return Tokens(counts.get(b"prompt", 0), counts.get(b"completion", 0))
+                prompt = counts.get(b"prompt", counts.get(b"input", 0))
+                return Tokens(prompt, counts.get(b"completion", counts.get(b"output", 0)))
         return Tokens(0, self._events)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from service.errors import ApiError
 from service.gateway.request import CompletionRequest
 from service.gateway.resolve import Target
 
@@ -74,6 +75,9 @@ class EventFilter:
             return b"".join(self._singly(event) for event in data.split(END)[:-1])
         self.done = data.endswith(DONE + END)
         return self._counted(data)
+
+    def failure_event(self, problem: ApiError) -> bytes:
+        return DATA + orjson.dumps(problem.body()) + END
 
     def _counted(self, data: bytes) -> bytes:
         shown, found = USAGE.subn(self._instead, data)
@@ -141,6 +145,8 @@ def _parsed(event: bytes) -> Any:
 def _usage_of(parsed: Any) -> Usage:
     try:
         usage = parsed["usage"]
+        if "input_tokens" in usage:
+            return Usage(int(usage["input_tokens"]), int(usage["output_tokens"]))
         return Usage(int(usage["prompt_tokens"]), int(usage["completion_tokens"] or 0))
     except (ValueError, TypeError, KeyError) as error:
         raise StreamBroken("the replica's answer has no usage") from error

@@ -4,16 +4,16 @@ import logging
 from datetime import UTC, datetime
 
 import aiohttp
-import orjson
 
 from service.contracts.replica import CACHE_HEADER
 from service.errors import ApiError, Unavailable
 from service.gateway.client import Answer, Headers
-from service.gateway.events import DATA, END, EventFilter, StreamBroken, Usage, model_member, usage_of_answer
+from service.gateway.events import EventFilter, StreamBroken, Usage, model_member, usage_of_answer
 from service.gateway.problems import problem_of, status_inside
 from service.gateway.relay import Reply
 from service.gateway.request import CompletionRequest
 from service.gateway.resolve import Target
+from service.gateway.response_events import ResponseEvents
 from service.limits.rates import Admission
 from service.tenants.auth import Tenant
 from service.usage.ledger import UsageEntry
@@ -26,6 +26,8 @@ STREAM_HEADERS: Headers = [
     # Asks proxies in front of us not to collect events.
     (b"x-accel-buffering", b"no"),
 ]
+
+Events = EventFilter | ResponseEvents
 
 log = logging.getLogger("service.gateway")
 
@@ -62,25 +64,32 @@ class Booking:
 async def pass_on(reply: Reply, request: CompletionRequest, target: Target, answer: Answer, booking: Booking) -> None:
     """Sends the whole answer. A stream that breaks off ends with an error event and without `[DONE]`."""
     if reply.is_stream:
-        await _stream(reply, EventFilter(request, target), target, answer, booking)
+        events = EventFilter(request, target) if request.counts else ResponseEvents(request, target)
+        await _stream(reply, events, target, answer, booking)
     else:
         await _body(reply, target, answer, booking)
 
 
-async def _body(reply: Reply, target: Target, answer: Answer, booking: Booking) -> None:
+def whole_answer(reply: Reply, target: Target) -> tuple[bytes, Usage]:
+    """An answer that is no stream, under the model's public name, and what it cost. Raises Unavailable."""
     try:
-        booking.book(usage_of_answer(reply.first))
+        usage = usage_of_answer(reply.first)
     except StreamBroken as error:
         raise Unavailable("The model server's answer was not readable; try again.", code="bad_answer") from error
-    body = reply.first
-    if target.is_adapter:
-        body = body.replace(model_member(target.model), model_member(target.name))
+    if not target.is_adapter:
+        return reply.first, usage
+    return reply.first.replace(model_member(target.model), model_member(target.name)), usage
+
+
+async def _body(reply: Reply, target: Target, answer: Answer, booking: Booking) -> None:
+    body, usage = whole_answer(reply, target)
+    booking.book(usage)
     length = str(len(body)).encode()
     await answer.start([(b"content-type", b"application/json"), (b"content-length", length), *_cache(reply)])
     await answer.finish(body)
 
 
-async def _stream(reply: Reply, events: EventFilter, target: Target, answer: Answer, booking: Booking) -> None:
+async def _stream(reply: Reply, events: Events, target: Target, answer: Answer, booking: Booking) -> None:
     await answer.start([*STREAM_HEADERS, *_cache(reply)])
     try:
         await _events(reply, events, answer, booking)
@@ -90,10 +99,10 @@ async def _stream(reply: Reply, events: EventFilter, target: Target, answer: Ans
         # Whatever ended it: the client has had this much.
         booking.book(events.usage)
     ended_well = events.done and events.failure is None
-    await answer.finish(b"" if ended_well else _failure_event(events.failure, target))
+    await answer.finish(b"" if ended_well else events.failure_event(_problem(events.failure, target)))
 
 
-async def _events(reply: Reply, events: EventFilter, answer: Answer, booking: Booking) -> None:
+async def _events(reply: Reply, events: Events, answer: Answer, booking: Booking) -> None:
     chunk = reply.first
     while chunk:
         data = events.feed(chunk)
@@ -106,10 +115,9 @@ async def _events(reply: Reply, events: EventFilter, answer: Answer, booking: Bo
         chunk = await reply.response.content.readany()
 
 
-def _failure_event(failure: bytes | None, target: Target) -> bytes:
+def _problem(failure: bytes | None, target: Target) -> ApiError:
     problem = problem_of(status_inside(failure), {}, failure, target) if failure is not None else None
-    problem = problem or ApiError(BROKEN, code="server_error")
-    return DATA + orjson.dumps(problem.body()) + END
+    return problem or ApiError(BROKEN, code="server_error")
 
 
 def _cache(reply: Reply) -> Headers:

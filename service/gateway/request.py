@@ -1,5 +1,9 @@
-"""One completion request: from the client's bytes to what vLLM is sent. Knows fields and limits, not the network."""
+"""One completion request: from the client's bytes to what vLLM is sent. Knows fields and limits, not the network.
 
+What `/v1/responses` and `/v1/embeddings` have of their own is in modules of their names.
+"""
+
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,6 +18,7 @@ from service.gateway.fields import (
     STREAM_OPTIONS,
     TEMPLATE_SWITCHES,
     TEXT_PARTS,
+    UNSUPPORTED,
 )
 
 Fields = dict[str, Any]
@@ -30,11 +35,13 @@ class CompletionRequest:
     continuous_usage: bool
     choices: int
     prompts: int
+    counts: bool = True
+    """Whether vLLM can be asked to count tokens in every event of a stream."""
 
     def upstream(self, model: str, cache_salt: str) -> bytes:
         """The body for a replica. Streams always count, so that one that breaks off can be metered."""
         body = {**self.fields, "model": model, "cache_salt": cache_salt}
-        if self.stream:
+        if self.stream and self.counts:
             body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
         return orjson.dumps(body)
 
@@ -46,25 +53,13 @@ def check_type(content_type: str) -> None:
 
 def parse(raw: bytes, allowed: frozenset[str]) -> CompletionRequest:
     """Raises InvalidRequest for what is no JSON object, holds a field that may not pass, or asks for too much."""
-    try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"We could not parse the JSON body of your request: {error}.") from error
-    if not isinstance(body, dict):
-        raise InvalidRequest("The request needs a JSON object as its body.")
-    # Null means "the default" in OpenAI's protocol; vLLM does not read it so everywhere.
-    fields = {name: value for name, value in cast(Fields, body).items() if value is not None and name not in IGNORED}
-    if not fields.keys() <= allowed:
-        unknown = next(name for name in fields if name not in allowed)
-        raise InvalidRequest(
-            f"Unrecognized request argument supplied: {unknown}", param=unknown, code="unknown_parameter"
-        )
-    stream, options = _stream(fields)
+    fields = fields_of(raw, allowed)
+    stream, options = stream_of(fields)
     choices, prompts = _sequences(fields)
     _check_messages(fields.get("messages"))
-    _check_template(fields.get("chat_template_kwargs"))
+    check_template(fields.get("chat_template_kwargs"))
     return CompletionRequest(
-        model=_model(fields),
+        model=model_of(fields),
         fields=fields,
         stream=stream,
         include_usage=options.get("include_usage") is True,
@@ -74,7 +69,32 @@ def parse(raw: bytes, allowed: frozenset[str]) -> CompletionRequest:
     )
 
 
-def _model(fields: Fields) -> str:
+def fields_of(raw: bytes, allowed: Set[str], ignored: Set[str] = IGNORED) -> Fields:
+    """Those that may pass. Raises InvalidRequest for what is no JSON object, and for any other field by its name."""
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"We could not parse the JSON body of your request: {error}.") from error
+    if not isinstance(body, dict):
+        raise InvalidRequest("The request needs a JSON object as its body.")
+    # Null means "the default" in OpenAI's protocol; vLLM does not read it so everywhere.
+    fields = {name: value for name, value in cast(Fields, body).items() if value is not None and name not in ignored}
+    # What OpenAI's clients may say without asking for anything.
+    if fields.get("modalities") == ["text"]:
+        del fields["modalities"]
+    if not fields.keys() <= allowed:
+        raise _refused(next(name for name in fields if name not in allowed))
+    return fields
+
+
+def _refused(name: str) -> InvalidRequest:
+    if name in UNSUPPORTED:
+        message = f"Unsupported parameter: '{name}' is not supported by the models of this service."
+        return InvalidRequest(message, param=name, code="unsupported_parameter")
+    return InvalidRequest(f"Unrecognized request argument supplied: {name}", param=name, code="unknown_parameter")
+
+
+def model_of(fields: Fields) -> str:
     model = fields.get("model")
     if model is None:
         raise InvalidRequest("You must provide a model parameter.", param="model")
@@ -83,7 +103,7 @@ def _model(fields: Fields) -> str:
     return model
 
 
-def _stream(fields: Fields) -> tuple[bool, Fields]:
+def stream_of(fields: Fields) -> tuple[bool, Fields]:
     stream, options = fields.get("stream", False), fields.pop("stream_options", {})
     if not isinstance(stream, bool):
         raise InvalidRequest("'stream' must be true or false.", param="stream")
@@ -94,7 +114,8 @@ def _stream(fields: Fields) -> tuple[bool, Fields]:
         raise InvalidRequest("'stream_options' is only allowed when 'stream' is true.", param="stream_options")
     for name in options:
         if name not in STREAM_OPTIONS:
-            raise InvalidRequest(f"Unknown parameter: 'stream_options.{name}'.", param=f"stream_options.{name}")
+            param = f"stream_options.{name}"
+            raise InvalidRequest(f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter")
     return stream, options
 
 
@@ -122,10 +143,11 @@ def _check_messages(messages: Any) -> None:
             raise InvalidRequest(f"'messages[{place}]' must be an object.", param=f"messages[{place}]")
         content = cast(Fields, message).get("content")
         if content is not None and not isinstance(content, str):
-            _check_parts(content, f"messages[{place}].content")
+            check_parts(content, f"messages[{place}].content")
 
 
-def _check_parts(parts: Any, place: str) -> None:
+def check_parts(parts: Any, place: str, keys: Set[str] = PART_KEYS) -> None:
+    """Raises InvalidRequest where a content is anything but text."""
     if not isinstance(parts, list):
         raise InvalidRequest(f"'{place}' must be a string or an array of content parts.", param=place)
     for part in cast(list[Any], parts):
@@ -135,11 +157,11 @@ def _check_parts(parts: Any, place: str) -> None:
             raise InvalidRequest(f"Each part of '{place}' must be an object.", param=place)
         part = cast(Fields, part)
         kind = part.get("type", "text")
-        if not isinstance(kind, str) or kind not in TEXT_PARTS or not part.keys() <= PART_KEYS:
+        if not isinstance(kind, str) or kind not in TEXT_PARTS or not part.keys() <= keys:
             raise InvalidRequest(f"'{place}' may only have parts of type 'text' with their text.", param=place)
 
 
-def _check_template(switches: Any) -> None:
+def check_template(switches: Any) -> None:
     if switches is None:
         return
     ours = isinstance(switches, dict) and all(

@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions` and `/v1/completions`: from a key and a model name to a replica's answer, metered.
+"""The routes of inference: from a key and a model name to a replica's answer, metered.
 
 Plain ASGI, inside the application's request framing and error rendering. Nothing here waits for the database while
 keys, names and replicas are known.
@@ -8,17 +8,21 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from service.contracts.ids import new_request_id
+from service.contracts.ids import ProjectId, new_request_id
+from service.contracts.replica import WAIT_HEADER
 from service.errors import Unavailable
 from service.gateway import fields
 from service.gateway.client import Answer, read_body
-from service.gateway.exchange import Booking, pass_on
+from service.gateway.embeddings import not_embedding, parse_embedding
+from service.gateway.events import Usage
+from service.gateway.exchange import Booking, pass_on, whole_answer
 from service.gateway.heat import Heat
 from service.gateway.limits import Limits
 from service.gateway.place import Placement
@@ -26,6 +30,7 @@ from service.gateway.pulse import Pulse
 from service.gateway.relay import Call, Relay, open_session
 from service.gateway.request import CompletionRequest, check_type, parse
 from service.gateway.resolve import Callers, Pseudonyms, Resolver, Target
+from service.gateway.responses import parse_response
 from service.gateway.warm import Warmer
 from service.limits.limiter import Limiter, estimate
 from service.limits.rates import Admission
@@ -36,8 +41,26 @@ from service.tenants.auth import KeyCache, Tenant
 from service.usage.spool import Spool
 
 RESTART_SECONDS = 1.0
+Parser = Callable[[bytes], CompletionRequest]
+PARSERS: dict[str, Parser] = {
+    "/v1/chat/completions": partial(parse, allowed=fields.CHAT),
+    "/v1/completions": partial(parse, allowed=fields.COMPLETION),
+    "/v1/responses": parse_response,
+}
+"""What reads a request's body, by the path that generates from it."""
+EMBEDDINGS = "/v1/embeddings"
 
 log = logging.getLogger("service.gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """`waited` is the seconds before the request's turn at its replica."""
+
+    request_id: str
+    body: bytes
+    usage: Usage
+    waited: float
 
 
 class Gateway:
@@ -61,8 +84,8 @@ class Gateway:
         resources.notifications.subscribe("replica", self.membership.wake)
 
     def routes(self) -> list[BaseRoute]:
-        allowed = {"/v1/chat/completions": fields.CHAT, "/v1/completions": fields.COMPLETION}
-        return [Route(path, Endpoint(self, path, names), methods=["POST"]) for path, names in allowed.items()]
+        generating = [Route(path, Endpoint(self, path, read), methods=["POST"]) for path, read in PARSERS.items()]
+        return [*generating, Route(EMBEDDINGS, Embeddings(self), methods=["POST"])]
 
     async def __aenter__(self) -> "Gateway":
         session = await self._stack.enter_async_context(open_session())
@@ -95,44 +118,74 @@ class Gateway:
         admission: Admission,
     ) -> None:
         """Asks a replica and passes its answer on. The ledger's id is ours: a client's could be used twice."""
-        request_id = new_request_id()
-        call = Call(
+        call = self._call(path, tenant.project_id, request, target, self._pseudonyms.tenant(tenant.project_id))
+        async with self._relay.ask(call) as reply:
+            booking = Booking(self.spool, tenant, target, call.request_id, admission)
+            await pass_on(reply, request, target, answer, booking)
+
+    async def answer(self, path: str, project: ProjectId, request: CompletionRequest, target: Target) -> Answered:
+        """A replica's whole answer to a request of a batch. Not metered here. Raises ApiError."""
+        call = self._call(path, project, request, target, self._pseudonyms.batches(project))
+        async with self._relay.ask(call) as reply:
+            body, usage = whole_answer(reply, target)
+            waited = float(reply.response.headers.get(WAIT_HEADER, 0)) / 1000
+            return Answered(call.request_id, body, usage, waited)
+
+    def _call(self, path: str, project: ProjectId, request: CompletionRequest, target: Target, tenant: str) -> Call:
+        return Call(
             path=path,
-            body=request.upstream(target.model, self._pseudonyms.cache_salt(tenant.project_id)),
+            body=request.upstream(target.model, self._pseudonyms.cache_salt(project)),
             target=target,
-            affinity=target.model if target.is_adapter else tenant.project_id,
-            tenant=self._pseudonyms.tenant(tenant.project_id),
-            request_id=request_id,
+            affinity=target.model if target.is_adapter else project,
+            tenant=tenant,
+            request_id=new_request_id(),
             stream=request.stream,
         )
-        async with self._relay.ask(call) as reply:
-            booking = Booking(self.spool, tenant, target, request_id, admission)
-            await pass_on(reply, request, target, answer, booking)
 
 
 class Endpoint:
     """One path as an ASGI application."""
 
-    def __init__(self, gateway: Gateway, path: str, allowed: frozenset[str]) -> None:
+    def __init__(self, gateway: Gateway, path: str, read: Parser) -> None:
         self._gateway = gateway
         self._path = path
-        self._allowed = allowed
+        self._read = read
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        tenant = await self._gateway.callers.tenant(headers.get(b"authorization", b"").decode("latin-1"))
-        scopes.require(tenant.scopes, "POST", self._path)
-        check_type(headers.get(b"content-type", b"").decode("latin-1"))
+        tenant = await caller(self._gateway, scope, self._path)
         self._gateway.check_ready()
         # From before the body: that is what takes memory.
         with self._gateway.limits.counted(tenant.project_id, tenant.limits.streams):
             raw = await read_body(receive)
-            request = parse(raw, self._allowed)
+            request = self._read(raw)
             target = await self._gateway.resolver.target(tenant.project_id, request.model)
             tokens = estimate(len(raw), request.fields, request.choices * request.prompts)
             with self._gateway.limiter.admit(tenant, tokens) as admission:
                 async with Answer(receive, send, admission.headers) as answer:
                     await self._gateway.exchange(self._path, tenant, request, target, answer, admission)
+
+
+class Embeddings:
+    """`/v1/embeddings` as an ASGI application."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        tenant = await caller(self._gateway, scope, EMBEDDINGS)
+        with self._gateway.limits.counted(tenant.project_id, tenant.limits.streams):
+            model = parse_embedding(await read_body(receive))
+        await self._gateway.resolver.target(tenant.project_id, model)
+        raise not_embedding(model)
+
+
+async def caller(gateway: Gateway, scope: Scope, path: str) -> Tenant:
+    """Who asks, before the body is read. Raises Unauthenticated, Forbidden or UnsupportedMedia."""
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    tenant = await gateway.callers.tenant(headers.get(b"authorization", b"").decode("latin-1"))
+    scopes.require(tenant.scopes, "POST", path)
+    check_type(headers.get(b"content-type", b"").decode("latin-1"))
+    return tenant
 
 
 async def _kept_running(work: Callable[[], Awaitable[None]]) -> None:

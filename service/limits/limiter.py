@@ -34,6 +34,7 @@ class Limiter:
 
 def estimate(body_bytes: int, fields: Mapping[str, Any], sequences: int) -> int:
     """OpenAI's rule: a token for each four characters sent, and as many as may be answered."""
-    wanted = fields.get("max_completion_tokens", fields.get("max_tokens"))
+    names = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+    wanted = next((fields[name] for name in names if name in fields), None)
     answer = wanted if type(wanted) is int and wanted > 0 else 0
     return body_bytes // BYTES_PER_TOKEN + answer * sequences

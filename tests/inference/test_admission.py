@@ -28,7 +28,8 @@ pytestmark = pytest.mark.usefixtures("quick")
         ("POST", "/v1//chat/completions"),
         ("GET", CHAT),
         ("OPTIONS", CHAT),
-        ("POST", "/v1/responses"),
+        ("GET", "/v1/responses/resp_1"),
+        ("POST", "/v1/embeddings"),
         ("POST", "/health"),
     ],
 )

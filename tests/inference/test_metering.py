@@ -19,6 +19,7 @@ def cost(**fields: object) -> float:
         ({}, LIKELY_ANSWER),
         ({"max_tokens": 10}, 10),
         ({"max_completion_tokens": 20, "max_tokens": 30}, 20),
+        ({"max_output_tokens": 15}, 15),
         ({"max_tokens": 10**9}, LIKELY_ANSWER),
         ({"max_tokens": -5}, LIKELY_ANSWER),
         ({"max_tokens": "10", "n": True}, LIKELY_ANSWER),
@@ -46,6 +47,12 @@ def event(**fields: object) -> bytes:
 def test_whole_answer_states_its_use() -> None:
     answer = {"choices": [{"text": "x"}], "usage": {"prompt_tokens": 7, "total_tokens": 12, "completion_tokens": 5}}
     assert metered(json.dumps(answer).encode()) == Tokens(7, 5)
+
+
+def test_a_response_states_its_use_in_other_words() -> None:
+    usage = {"input_tokens": 7, "input_tokens_details": {"cached_tokens": 6}, "output_tokens": 5, "total_tokens": 12}
+    assert metered(json.dumps({"output": [], "usage": usage, "user": None}).encode()) == Tokens(7, 5)
+    assert metered(event(delta="x"), event(response={"usage": usage}, sequence_number=9)) == Tokens(7, 5)
 
 
 def test_last_count_of_a_stream_counts() -> None:

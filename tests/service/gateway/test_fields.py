@@ -4,9 +4,11 @@ import ast
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
+from openai.types import chat, completion_create_params, embedding_create_params
+from openai.types.responses import response_create_params
 
 from service.errors import InvalidRequest
 from service.gateway import fields
@@ -45,6 +47,38 @@ def test_what_is_not_listed_is_refused_by_name(field: str, allowed: frozenset[st
     with pytest.raises(InvalidRequest, match=f"Unrecognized request argument supplied: {field}") as caught:
         parsed(allowed, **{field: "x"})
     assert caught.value.param == field
+
+
+def test_every_field_of_vllms_responses_was_decided_on() -> None:
+    theirs = vllm_fields("responses", "ResponsesRequest")
+    assert fields.RESPONSE - {"stream_options"} <= theirs, "fields that vLLM no longer has"
+    decided = fields.RESPONSE | fields.REFUSED | fields.RESPONSE_REFUSED | fields.IGNORED | fields.STATEFUL
+    assert theirs <= decided, "fields that nobody decided on"
+    assert not fields.RESPONSE & (fields.REFUSED | fields.RESPONSE_REFUSED | fields.STATEFUL)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "allowed"),
+    [
+        (chat.completion_create_params.CompletionCreateParamsStreaming, fields.CHAT),
+        (completion_create_params.CompletionCreateParamsStreaming, fields.COMPLETION),
+        (response_create_params.ResponseCreateParamsStreaming, fields.RESPONSE | fields.STATEFUL),
+        (embedding_create_params.EmbeddingCreateParams, fields.EMBEDDING),
+    ],
+)
+def test_every_parameter_of_openais_sdk_passes_is_ignored_or_is_refused_as_unsupported(
+    parameters: Any, allowed: frozenset[str]
+) -> None:
+    theirs = set(get_type_hints(parameters))
+    assert theirs <= allowed | fields.IGNORED | fields.UNSUPPORTED
+
+
+@pytest.mark.parametrize("field", sorted(fields.UNSUPPORTED))
+def test_what_no_model_here_can_do_is_refused_in_other_words_than_a_typing_error(field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parsed(**{field: "x"})
+    assert (caught.value.param, caught.value.code) == (field, "unsupported_parameter")
+    assert "modalities" not in parsed(messages=[], modalities=["text"]).fields
 
 
 def parsed(allowed: frozenset[str] = fields.CHAT, **body: Any) -> Any:

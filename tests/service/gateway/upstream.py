@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from tests.service.gateway.captured import CHAT_COUNTED, CHAT_WHOLE, TEXT_COUNTED
+from tests.service.gateway.captured_responses import STREAM, WHOLE
 
 Script = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
 
@@ -94,12 +95,19 @@ class Upstream:
         return web.Response()
 
     async def usual(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if request.path.endswith("/responses"):
+            return await self._response(request, body)
         if not body.get("stream"):
             return web.Response(
                 body=named(CHAT_WHOLE, body["model"]), content_type="application/json", headers=self.extra_headers
             )
         events = CHAT_COUNTED if request.path.endswith("/chat/completions") else TEXT_COUNTED
         return await self.stream(request, (named(event, body["model"]) for event in events))
+
+    async def _response(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if body.get("stream"):
+            return await self.stream(request, (named(event, body["model"]) for event in STREAM))
+        return web.Response(body=named(WHOLE, body["model"]), content_type="application/json")
 
     async def stream(
         self, request: web.Request, parts: Iterable[bytes], pause: float = 0.0, *, ends: bool = True
