@@ -7,6 +7,7 @@ BASE ?=
 REPLICAS ?= 1
 SECONDS ?= 600
 ROUNDS ?= 200
+CASES ?= 10000
 UV_VERSION := 0.13.9
 EXTRAS := --extra service --extra trainer --extra inference --extra cpu --extra local --extra bench --extra dev
 PROJECTS := pyproject.toml clients/python/pyproject.toml
@@ -28,7 +29,7 @@ STAMP := $(VENV)/installed
 KEY = $$({ pwd; cat requirements.lock $(PROJECTS); } | sha256sum)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status demo test test-unit test-stack bench-training bench-training-gpu bench-training-memory chaos-training chaos-service bench-gateway bench-serving chaos-serving lint format lock tiny-base clean
+.PHONY: help setup up down status demo test test-unit test-stack bench-training bench-training-gpu bench-training-memory chaos-training chaos-service bench-gateway bench-serving chaos-serving fuzz-api openapi lint format lock tiny-base clean
 
 help: ## Explain these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -94,6 +95,13 @@ bench-serving: setup ## Measure the whole path against a naked vLLM, adapters by
 
 chaos-serving: setup ## Evict, delete and kill -9 under traffic over two replicas for SECONDS=$(SECONDS)
 	@$(BIN)/python -m tests.chaos.serving --seconds $(SECONDS)
+
+fuzz-api: setup ## Send CASES=$(CASES) generated requests over the whole API with two tenants' keys
+	@FUZZ_CASES=$(CASES) $(BIN)/python -m pytest -q -s tests/service/contract/test_fuzz.py
+
+openapi: setup ## Write docs/openapi.json and docs/compatibility.md anew from the code
+	$(BIN)/python -m service openapi > docs/openapi.json
+	$(BIN)/python -m tests.service.contract.compatibility > docs/compatibility.md
 
 lint: setup ## Check style, types and import arrows
 	$(BIN)/ruff check $(SOURCES)

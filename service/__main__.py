@@ -1,5 +1,9 @@
-"""`python -m service` serves until told to stop; `python -m service check` only looks whether it could start."""
+"""`python -m service` serves until told to stop; `python -m service check` only looks whether it could start.
 
+`python -m service openapi` prints the API's description and needs no configuration.
+"""
+
+import json
 import logging
 import signal
 import sys
@@ -12,10 +16,11 @@ import uvloop
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from service.app import create_app, lifespan
+from service.app import create_app, lifespan, public_routes
 from service.connections import connections
 from service.contracts.store import StoreError
 from service.db import DatabaseUnavailable, UnsafeDatabase
+from service.openapi.document import document
 from service.settings import ServiceSettings
 
 SHUTDOWN_SECONDS = 10
@@ -53,6 +58,9 @@ async def serve(settings: ServiceSettings, only_check: bool) -> None:
 
 
 def main(arguments: list[str]) -> int:
+    if arguments == ["openapi"]:
+        sys.stdout.write(json.dumps(document(public_routes()), indent=1) + "\n")
+        return 0
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGTERM, _leave)
     try:

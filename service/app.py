@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.routing import BaseRoute
 
 import service.adapters.routes
 import service.files.routes
@@ -33,6 +34,7 @@ from service import health
 from service.gateway.routes import Gateway
 from service.idempotency.route import Attempts
 from service.middleware import BodyLimit, RequestFrame
+from service.openapi.pages import pages
 from service.rendering import RENDERED, render
 from service.resources import Resources
 from service.settings import ServiceSettings
@@ -69,7 +71,7 @@ log = logging.getLogger("service.app")
 
 def create_app(settings: ServiceSettings) -> FastAPI:
     """The application; it connects to nothing before its lifespan starts."""
-    app = FastAPI(title="Weft", redirect_slashes=False, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(title="Weft", redirect_slashes=False, openapi_url=None, lifespan=lifespan)
     resources = Resources.of(settings)
     keys = KeyCache(resources.database, settings.cache_seconds)
     resources.notifications.subscribe("key", keys.forget)
@@ -94,7 +96,13 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         app.include_router(router)
     # First: they carry most of the traffic, and every route before them would be tried on each request.
     app.router.routes[:0] = app.state.gateway.routes()
+    app.router.routes.extend(pages(public_routes()))
     return app
+
+
+def public_routes() -> list[BaseRoute]:
+    """What the OpenAPI document describes, with the internal ones that it leaves out."""
+    return [route for router in ROUTERS for route in router.routes]
 
 
 @asynccontextmanager

@@ -4,8 +4,10 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Literal
 
 from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
 from sqlalchemy import func, select
 
 from service.contracts.store import StoreError
@@ -38,16 +40,25 @@ class Readiness:
 
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
+    """This process is up."""
     return {"status": "ok"}
 
 
-@router.get("/readyz")
-async def readyz(request: Request, response: Response, resources: CurrentResources) -> dict[str, object]:
+class Ready(BaseModel):
+    status: Literal["ready", "not ready"]
+    database: bool
+    store: bool
+    replica: bool
+
+
+@router.get("/readyz", responses={503: {"model": Ready, "description": "Not everything answers."}})
+async def readyz(request: Request, response: Response, resources: CurrentResources) -> Ready:
+    """Whether the database, the store and at least one replica answer; 503 where not."""
     readiness: Readiness = request.app.state.readiness
     parts = await readiness.now(resources)
     ready = all(parts.values())
     response.status_code = 200 if ready else 503
-    return {"status": "ready" if ready else "not ready", **parts}
+    return Ready(status="ready" if ready else "not ready", **parts)
 
 
 async def _ready_replicas(resources: Resources) -> int | None:

@@ -40,9 +40,14 @@ FORM: dict[str, Any] = {
     }
 }
 
+BYTES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+}
+
 
 @router.post("", openapi_extra=FORM, response_model=File)
 async def create_file(request: Request, tenant: CurrentTenant, resources: CurrentResources) -> File | Response:
+    """Takes a file whole, up to 512 MB; larger ones go through uploads."""
     try:
         return await take_upload(request, resources, tenant)
     except Replayed as answered:
@@ -57,17 +62,20 @@ async def list_files(
     order: Order = "desc",
     after: str | None = None,
 ) -> FilePage:
+    """The project's files."""
     rows = await lookup.list_files(session, Cursor(after=after, limit=limit, order=order), purpose)
     return page(rows, limit, File.of)
 
 
 @router.get("/{file_id}")
 async def get_file(file_id: str, session: TenantTransaction) -> File:
+    """One file."""
     return File.of(await lookup.find_file(session, file_id))
 
 
 @router.delete("/{file_id}")
 async def delete_file(file_id: str, session: TenantTransaction) -> FileDeleted:
+    """Deletes a file. Jobs that read it already go on."""
     await lookup.delete_file(session, file_id)
     return FileDeleted(id=file_id)
 
@@ -81,8 +89,9 @@ async def get_validation(
     return Validation.of(row, findings, compare)
 
 
-@router.get("/{file_id}/content", response_class=StreamingResponse)
+@router.get("/{file_id}/content", response_class=StreamingResponse, responses=BYTES)
 async def get_content(file_id: str, tenant: CurrentTenant, resources: CurrentResources) -> StreamingResponse:
+    """The file's bytes."""
     row, pieces = await lookup.open_file(resources, tenant, file_id)
     headers = {
         "content-length": str(row.bytes),

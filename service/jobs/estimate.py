@@ -4,7 +4,7 @@ from service.contracts.job import JobSpec
 from service.jobs.models import PaceRow
 from service.jobs.pace import BYTES_PER_TOKEN
 from service.jobs.plan import Plan
-from service.jobs.schemas import Cost, EstimateObject, Interval
+from service.jobs.schemas import EstimatedCost, EstimateObject, Interval
 from service.jobs.views import method_of
 from service.resources import Resources
 from service.usage.prices import Prices
@@ -34,11 +34,11 @@ def estimate(resources: Resources, planned: Plan) -> EstimateObject:
     )
 
 
-def _cost(resources: Resources, base: str, tokens: int) -> Cost:
+def _cost(resources: Resources, base: str, tokens: int) -> EstimatedCost:
     """By the lines that the bill will have."""
     lines = Prices(resources.settings).items(base, prompt=0, completion=0, trained=tokens)
     amount = sum(line.amount for line in lines)
-    return Cost(amount=round(float(amount), 6), currency=resources.settings.currency)
+    return EstimatedCost(amount=round(float(amount), 6), currency=resources.settings.currency)
 
 
 def _steps(spec: JobSpec) -> int:

@@ -29,6 +29,17 @@ from service.tenants.auth import CurrentTenant, Tenant, TenantTransaction
 
 router = APIRouter(prefix="/v1/fine_tuning", tags=["fine-tuning"], route_class=IdempotentRoute)
 
+FILTERED: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "metadata",
+            "in": "query",
+            "style": "deepObject",
+            "description": "`metadata[key]=value`; only jobs with all of these.",
+            "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+        }
+    ]
+}
 MetadataFilter = Annotated[dict[str, str] | None, Depends(listing.metadata_filter)]
 
 
@@ -65,7 +76,7 @@ async def import_job(
     return ImportObject(job=await _shown(resources, tenant, session, job), not_carried_over=recreated.left_out)
 
 
-@router.get("/jobs")
+@router.get("/jobs", openapi_extra=FILTERED)
 async def list_jobs(
     resources: CurrentResources,
     tenant: CurrentTenant,

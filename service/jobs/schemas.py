@@ -50,8 +50,15 @@ def _check_early_stopping(value: Any) -> Any:
 Modules = Literal["all-linear"] | tuple[str, ...]
 
 
+def _may_be_auto(schema: dict[str, Any]) -> None:
+    for field in schema["properties"].values():
+        field["anyOf"].append({"const": "auto", "type": "string"})
+
+
 class RequestedHyperparameters(Body):
     """The first three and `beta` are OpenAI's; the others are ours. Each may be "auto", and is when absent."""
+
+    model_config = ConfigDict(json_schema_extra=_may_be_auto)
 
     n_epochs: Auto[Annotated[StrictInt, Field(ge=1, le=50)]] = None
     batch_size: Auto[Annotated[StrictInt, Field(ge=1, le=256)]] = None
@@ -213,7 +220,7 @@ class Interval(BaseModel):
     high: float
 
 
-class Cost(BaseModel):
+class EstimatedCost(BaseModel):
     amount: float
     currency: str
 
@@ -224,7 +231,7 @@ class EstimateObject(BaseModel):
     tokens: int = Field(description="Of all epochs, prompts included.")
     trained_tokens: int = Field(description="Of these, what is learned and billed.")
     steps: int
-    cost: Cost
+    cost: EstimatedCost
     seconds: Interval | None = Field(description="At work; null where too few jobs of this base have been seen.")
     adapter_memory_bytes: int | None = Field(
         description="What the job takes of a trainer's memory beside activations; null where it is not known."

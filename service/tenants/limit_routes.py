@@ -88,6 +88,7 @@ class SpendLimitDeleted(BaseModel):
 
 @router.get("/rate_limits")
 async def list_rate_limits(project: NamedProject, resources: CurrentResources) -> Page[RateLimit]:
+    """The project's limits, one object for all models."""
     return page([project], 1, lambda row: RateLimit.of(row, resources.settings))
 
 
@@ -99,6 +100,7 @@ async def change_rate_limit(
     session: ControlTransaction,
     resources: CurrentResources,
 ) -> RateLimit:
+    """Changes what is given and leaves the rest."""
     if rate_limit_id != ALL_MODELS:
         raise NotFound(f"No such rate limit: {rate_limit_id}; there is '{ALL_MODELS}'.", param="rate_limit_id")
     given = {COLUMNS[name]: getattr(body, name) for name in body.model_fields_set}
@@ -107,6 +109,7 @@ async def change_rate_limit(
 
 @router.get("/spend_limit")
 async def get_spend_limit(project: NamedProject) -> SpendLimit:
+    """The project's monthly budget."""
     if project.monthly_budget_cents is None:
         raise NotFound("The project has no spend limit.")
     return SpendLimit(threshold_amount=project.monthly_budget_cents)
@@ -114,12 +117,14 @@ async def get_spend_limit(project: NamedProject) -> SpendLimit:
 
 @router.post("/spend_limit")
 async def set_spend_limit(body: SpendLimitChange, project: NamedProject, session: ControlTransaction) -> SpendLimit:
+    """Sets the project's monthly budget; beyond it nothing that costs is begun."""
     await projects.limit_project(session, project, monthly_budget_cents=body.threshold_amount)
     return SpendLimit(threshold_amount=body.threshold_amount)
 
 
 @router.delete("/spend_limit")
 async def delete_spend_limit(project: NamedProject, session: ControlTransaction) -> SpendLimitDeleted:
+    """Takes the monthly budget away."""
     await projects.limit_project(session, project, monthly_budget_cents=None)
     return SpendLimitDeleted()
 

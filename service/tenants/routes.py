@@ -32,6 +32,7 @@ Limit = Annotated[int, Query(ge=1, le=100)]
 
 @router.post("/projects")
 async def create_project(body: Named, session: ControlTransaction, resources: CurrentResources) -> Project:
+    """Makes a project: a tenant, with files, jobs, models and keys of its own."""
     return Project.of(await projects.create_project(session, resources.settings.organization_name, body.name))
 
 
@@ -44,6 +45,7 @@ async def list_projects(
     name: str | None = None,
     include_archived: bool = False,
 ) -> ProjectPage:
+    """The organization's projects, newest first."""
     cursor = Cursor(after=after, limit=limit)
     organization = resources.settings.organization_name
     rows = await projects.list_projects(session, organization, cursor, name, include_archived)
@@ -52,6 +54,7 @@ async def list_projects(
 
 @router.get("/projects/{project_id}")
 async def get_project(project: project_routes.NamedProject) -> Project:
+    """One project."""
     return Project.of(project)
 
 
@@ -59,17 +62,20 @@ async def get_project(project: project_routes.NamedProject) -> Project:
 async def rename_project(
     project_id: str, body: Named, session: ControlTransaction, resources: CurrentResources
 ) -> Project:
+    """Gives a project another name."""
     organization = resources.settings.organization_name
     return Project.of(await projects.rename_project(session, organization, project_id, body.name))
 
 
 @router.post("/projects/{project_id}/archive")
 async def archive_project(project_id: str, session: ControlTransaction, resources: CurrentResources) -> Project:
+    """Ends a project: its keys stop working. It cannot be undone."""
     return Project.of(await projects.archive_project(session, resources.settings.organization_name, project_id))
 
 
 @router.post("/admin_api_keys")
 async def create_admin_key(body: NewAdminKeyBody, session: ControlTransaction) -> NewAdminKey:
+    """Makes an administrator's key. Its value is in this answer and in no later one."""
     row, value = await admin_keys.create(session, body.name, body.expires_in_seconds)
     return NewAdminKey(**AdminKey.of(row).model_dump(), value=value)
 
@@ -78,16 +84,19 @@ async def create_admin_key(body: NewAdminKeyBody, session: ControlTransaction) -
 async def list_admin_keys(
     session: ControlTransaction, after: str | None = None, limit: Limit = 20, order: Order = "asc"
 ) -> AdminKeyPage:
+    """The administrators' keys."""
     return page(await admin_keys.list_keys(session, after, limit, order), limit, AdminKey.of)
 
 
 @router.get("/admin_api_keys/{key_id}")
 async def get_admin_key(key_id: str, session: ControlTransaction) -> AdminKey:
+    """One administrator's key."""
     return AdminKey.of(await admin_keys.find(session, key_id))
 
 
 @router.delete("/admin_api_keys/{key_id}")
 async def delete_admin_key(key_id: str, session: ControlTransaction) -> AdminKeyDeleted:
+    """Revokes an administrator's key."""
     await admin_keys.revoke(session, key_id)
     return AdminKeyDeleted(id=key_id)
 

@@ -52,4 +52,5 @@ async def complete_upload(
 
 @router.post("/{upload_id}/cancel")
 async def cancel_upload(upload_id: str, session: TenantTransaction) -> Upload:
+    """Ends an upload; its parts are thrown away."""
     return Upload.of(await pending.cancel(session, upload_id), "cancelled")

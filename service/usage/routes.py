@@ -98,6 +98,7 @@ PageWanted = Annotated[Wanted, Depends(_wanted)]
 
 @router.get("/usage/completions")
 async def completions(session: ControlTransaction, span: PageSpan, wanted: PageWanted) -> Report[CompletionsUsage]:
+    """Tokens and requests of completions."""
     rows = await reports.used(session, "completion", span.range, wanted)
     return span.report(
         rows,

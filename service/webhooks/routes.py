@@ -72,6 +72,7 @@ async def list_endpoints(
 async def retrieve_endpoint(
     webhook_endpoint_id: str, resources: CurrentResources, session: TenantTransaction
 ) -> Endpoint:
+    """One endpoint."""
     return _shown(resources, await endpoints.find(session, webhook_endpoint_id))
 
 

@@ -1,0 +1,187 @@
+"""The public API as one OpenAPI document, made of the routes themselves. Routes under /internal are no part of it.
+
+What types do not tell is added here: errors, keys, headers, examples, and the gateway's plain ASGI routes.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from fastapi.dependencies.models import Dependant
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
+
+from service import errors
+from service.idempotency.route import KEY_HEADER, IdempotentRoute
+from service.openapi import completions
+from service.tenants.auth import current_tenant, require_admin
+
+Document = dict[str, Any]
+
+VERSION: Final = "1"
+INTERNAL: Final = "/internal/"
+DESCRIPTION: Final = """Fine-tuning and inference that an organisation runs itself, by OpenAI's contract.
+
+Every answer has an `x-request-id`. Every error has OpenAI's envelope, `{"error": {message, type, param, code}}`.
+An id of another project is answered like one that does not exist. A POST with an `Idempotency-Key` happens once in
+24 hours.
+"""
+TAGS: Final = {
+    "inference": "Chat and text completions of base models and fine-tuned models.",
+    "files": "Training data and other files.",
+    "uploads": "Large files in parts.",
+    "fine-tuning": "Training jobs, and who else may use their models. Permissions need an administrator's key.",
+    "models": "Base models and the project's fine-tuned models.",
+    "webhooks": "Endpoints that are told when jobs end.",
+    "organization": "Projects, keys, limits, usage, costs and the audit log. Needs an administrator's key.",
+    "health": "Open to everyone.",
+}
+SECURITY: Final = {
+    "ProjectKey": {"type": "http", "scheme": "bearer", "description": "A key of a project: `sk-weft-…`."},
+    "AdminKey": {"type": "http", "scheme": "bearer", "description": "The administrator's key, or one made with it."},
+}
+ERROR: Final = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"], "description": "The field or parameter at fault."},
+                "code": {"type": ["string", "null"], "description": "What went wrong, for programs."},
+            },
+        }
+    },
+}
+REQUEST_ID: Final = {"description": "Names this request in logs.", "schema": {"type": "string"}, "required": True}
+IDEMPOTENCY_KEY: Final = {
+    "name": KEY_HEADER,
+    "in": "header",
+    "required": False,
+    "description": "Repeats under the same key get the first answer.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]*$"},
+}
+EVERYWHERE: Final = (errors.InvalidRequest, errors.Unavailable)
+WITH_KEY: Final = (errors.Unauthenticated, errors.Forbidden, errors.RateLimited)
+WITH_BODY: Final = (errors.RequestTimeout, errors.PayloadTooLarge, errors.UnsupportedMedia)
+CHANGING: Final = (errors.NotFound, errors.Conflict, errors.Unprocessable)
+NAMING: Final = (errors.NotFound,)
+UNEXPECTED: Final = "500"
+
+
+def document(routes: Sequence[BaseRoute]) -> Document:
+    """The document of these routes and of the gateway's."""
+    public = [route for route in routes if isinstance(route, APIRoute) and not route.path.startswith(INTERNAL)]
+    made: Document = get_openapi(
+        title="Weft",
+        version=VERSION,
+        description=DESCRIPTION,
+        routes=public,
+        tags=[{"name": name, "description": said} for name, said in TAGS.items()],
+    )
+    _name_operations(made, public)
+    for path, operation in completions.PATHS.items():
+        made["paths"][path] = {"post": {**deepcopy(operation), "security": [{"ProjectKey": []}]}}
+    for path, method, operation in operations(made):
+        _add_errors(path, method, operation)
+        _add_example(operation)
+    components = made["components"]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        components["schemas"].pop(unused, None)
+    components["schemas"] |= completions.SCHEMAS | {"Error": ERROR}
+    components["securitySchemes"] = SECURITY
+    components["responses"] = {kind.__name__: _response(kind) for kind in _kinds()} | {"Unexpected": _unexpected()}
+    components["headers"] = {"x-request-id": REQUEST_ID}
+    return made
+
+
+def operations(made: Document) -> Iterator[tuple[str, str, Document]]:
+    """Path, method and operation of each."""
+    for path, methods in made["paths"].items():
+        for method, operation in methods.items():
+            yield path, method, operation
+
+
+@cache
+def examples() -> dict[str, dict[str, Any]]:
+    """For each operation what may be sent, where there is a body, and what comes back."""
+    return json.loads(Path(__file__).with_name("examples.json").read_text())
+
+
+def _name_operations(made: Document, routes: list[APIRoute]) -> None:
+    taken: set[str] = set()
+    for route in routes:
+        for method in sorted(route.methods):
+            operation: Document = made["paths"][route.path_format][method.lower()]
+            name = route.name if route.name not in taken else f"{route.name}_by_{method.lower()}"
+            taken.add(name)
+            operation["operationId"] = name
+            operation["security"] = _security(route)
+            once = method == "POST" and (isinstance(route, IdempotentRoute) or route.path == "/v1/files")
+            if once:
+                operation.setdefault("parameters", []).append(IDEMPOTENCY_KEY)
+
+
+def _security(route: APIRoute) -> list[dict[str, list[str]]]:
+    calls = set(_calls(route.dependant))
+    if require_admin in calls:
+        return [{"AdminKey": []}]
+    return [{"ProjectKey": []}] if current_tenant in calls else []
+
+
+def _calls(dependant: Dependant) -> Iterator[Any]:
+    yield dependant.call
+    for needed in dependant.dependencies:
+        yield from _calls(needed)
+
+
+def _add_errors(path: str, method: str, operation: Document) -> None:
+    answers = operation["responses"]
+    answers.pop("422", None)
+    kinds = [*EVERYWHERE]
+    kinds += WITH_KEY if operation["security"] else ()
+    kinds += WITH_BODY if "requestBody" in operation else ()
+    kinds += CHANGING if method != "get" else NAMING if "{" in path else ()
+    for kind in kinds:
+        answers.setdefault(str(kind.status), {"$ref": f"#/components/responses/{kind.__name__}"})
+    answers[UNEXPECTED] = {"$ref": "#/components/responses/Unexpected"}
+    for answer in answers.values():
+        if "$ref" not in answer:
+            answer["headers"] = {"x-request-id": {"$ref": "#/components/headers/x-request-id"}}
+
+
+def _add_example(operation: Document) -> None:
+    example = examples().get(operation["operationId"], {})
+    for part, held in (
+        ("request", operation.get("requestBody", {})),
+        ("response", operation["responses"].get("200", {})),
+    ):
+        for media in held.get("content", {}):
+            if part in example and media in ("application/json", "multipart/form-data"):
+                held["content"][media]["example"] = example[part]
+
+
+def _kinds() -> set[type[errors.ApiError]]:
+    return {*EVERYWHERE, *WITH_KEY, *WITH_BODY, *CHANGING}
+
+
+def _response(kind: type[errors.ApiError]) -> Document:
+    return _envelope(kind().body(), kind().message)
+
+
+def _unexpected() -> Document:
+    failed = errors.ApiError("The server had an error. Try again.", code="server_error")
+    return _envelope(failed.body(), failed.message)
+
+
+def _envelope(example: Document, said: str) -> Document:
+    media = {"schema": {"$ref": "#/components/schemas/Error"}, "example": example}
+    headers = {"x-request-id": {"$ref": "#/components/headers/x-request-id"}}
+    return {"description": said, "content": {"application/json": media}, "headers": headers}

@@ -1,0 +1,155 @@
+"""Every place where a tenant's request can name a thing, and what is answered to another tenant's and to unknown ids.
+
+The places in paths come from the API's own document; those in queries and bodies are listed.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+
+from service.app import public_routes
+from service.openapi.document import document, operations
+from tests.service.contract.compatibility import LINES
+from tests.service.contract.conftest import BASE, Tenant
+
+KINDS = {
+    "file_id": "file",
+    "upload_id": "upload",
+    "fine_tuning_job_id": "job",
+    "model": "model",
+    "webhook_endpoint_id": "endpoint",
+    "webhook_delivery_id": "delivery",
+}
+"""The kind of thing that a parameter of a path names."""
+
+UNKNOWN = {
+    "file": "file-" + "0" * 24,
+    "job": "ftjob-" + "0" * 24,
+    "model": f"ft:{BASE}:weft::" + "0" * 8,
+    "checkpoint model": f"ft:{BASE}:weft::{'0' * 8}:ckpt-step-1",
+    "event": "ftevent-" + "0" * 24,
+    "checkpoint": "ftckpt_" + "0" * 24,
+    "upload": "upload_" + "0" * 24,
+    "part": "part_" + "0" * 24,
+    "endpoint": "we_" + "0" * 24,
+    "delivery": "whd_" + "0" * 24,
+}
+MESSAGES = [{"role": "user", "content": "Hi"}]
+BODIES: dict[str, dict[str, Any]] = {
+    "complete_upload": {"json": {"part_ids": [UNKNOWN["part"]]}},
+    "create_part": {"files": {"data": ("data", LINES)}},
+    "change_endpoint": {"json": {"name": "taken"}},
+    "change_endpoint_by_patch": {"json": {"name": "taken"}},
+    "test_endpoint": {"json": {"event_type": "fine_tuning.job.succeeded"}},
+}
+"""What the routes need beside the id, so that nothing else is wrong with the request."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """`{id}` in the path, the query or the body is the thing's; `{own}` is the caller's own file, job or upload."""
+
+    method: str
+    path: str
+    kind: str
+    options: tuple[tuple[str, Any], ...] = ()
+    status: int = 404
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path} {self.kind} {dict(self.options).keys() - {'files'} or ''}"
+
+
+def places() -> list[Place]:
+    return [*_in_paths(), *IN_QUERIES, *IN_BODIES]
+
+
+def _in_paths() -> Iterator[Place]:
+    for path, method, operation in operations(document(public_routes())):
+        names = re.findall(r"{(\w+)}", path)
+        if not names or operation["security"] != [{"ProjectKey": []}]:
+            continue
+        options = tuple(BODIES.get(operation["operationId"], {}).items())
+        for name in names:
+            # Of several, the others are the caller's own.
+            named = re.sub(r"{(\w+)}", lambda match, name=name: _slot(match[1], name), path)
+            for kind in [KINDS[name]] + (["checkpoint model"] if name == "model" else []):
+                yield Place(method.upper(), named.removeprefix("/v1"), kind, options)
+
+
+def _slot(name: str, asked: str) -> str:
+    return "{id}" if name == asked else "{own " + KINDS[name] + "}"
+
+
+def _json(**fields: Any) -> tuple[tuple[str, Any], ...]:
+    return (("json", fields),)
+
+
+def _query(**fields: Any) -> tuple[tuple[str, Any], ...]:
+    return (("params", fields),)
+
+
+JOB = {"object": "fine_tuning.job", "model": "gpt-4.1-nano"}
+JOBS, ESTIMATES = "/fine_tuning/jobs", "/fine_tuning/estimates"
+IN_QUERIES = [
+    Place("GET", "/files", "file", _query(after="{id}"), 400),
+    Place("GET", JOBS, "job", _query(after="{id}"), 400),
+    Place("GET", JOBS + "/{own job}/events", "event", _query(after="{id}"), 400),
+    Place("GET", JOBS + "/{own job}/checkpoints", "checkpoint", _query(after="{id}"), 400),
+    Place("GET", "/webhook_endpoints", "endpoint", _query(after="{id}"), 400),
+    Place("GET", "/webhook_endpoints/{own endpoint}/deliveries", "delivery", _query(after="{id}"), 400),
+    Place("GET", "/files/{own file}/validation", "file", _query(compare="{id}")),
+]
+IN_BODIES = [
+    *(
+        Place("POST", path, kind, _json(**fields), status)
+        for path in (JOBS, ESTIMATES)
+        for kind, fields, status in (
+            ("file", {"model": BASE, "training_file": "{id}"}, 400),
+            ("file", {"model": BASE, "training_file": "{own file}", "validation_file": "{id}"}, 400),
+            ("model", {"model": "{id}", "training_file": "{own file}"}, 404),
+            ("checkpoint model", {"model": "{id}", "training_file": "{own file}"}, 404),
+        )
+    ),
+    Place("POST", "/fine_tuning/imports", "file", _json(job=JOB, training_file="{id}", model=BASE), 400),
+    Place("POST", "/fine_tuning/imports", "model", _json(job=JOB, training_file="{own file}", model="{id}"), 404),
+    Place("POST", "/uploads/{own upload}/complete", "part", _json(part_ids=["{id}"]), 400),
+    *(
+        Place("POST", path, kind, _json(model="{id}", **prompt))
+        for path, prompt in (("/chat/completions", {"messages": MESSAGES}), ("/completions", {"prompt": "Hi"}))
+        for kind in ("model", "checkpoint model")
+    ),
+]
+
+
+def ask(url: str, caller: Tenant, place: Place, value: str) -> tuple[int, str]:
+    """Status and body, with the asked id taken out of it."""
+    headers = {"authorization": f"Bearer {caller.key}"}
+    options = {name: _filled(given, caller, value) for name, given in place.options}
+    answer = httpx2.request(
+        place.method, f"{url}/v1{_filled(place.path, caller, value)}", headers=headers, timeout=60, **options
+    )
+    return answer.status_code, answer.text.replace(value, "{id}")
+
+
+def _filled(given: Any, caller: Tenant, value: str) -> Any:
+    match given:
+        case str():
+            return re.sub(r"{own ([\w ]+)}", lambda match: caller.ids[match[1]], given).replace("{id}", value)
+        case dict():
+            return {name: _filled(item, caller, value) for name, item in given.items()}
+        case list():
+            return [_filled(item, caller, value) for item in given]
+        case _:
+            return given
+
+
+def leaks(url: str, caller: Tenant, owner: Tenant, place: Place) -> str | None:
+    """What is wrong with the answer to the owner's id, or None."""
+    foreign = ask(url, caller, place, owner.ids[place.kind])
+    unknown = ask(url, caller, place, UNKNOWN[place.kind])
+    if foreign != unknown:
+        return f"{place}: {foreign} is not {unknown}"
+    return None if foreign[0] == place.status else f"{place}: {foreign}"
