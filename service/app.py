@@ -10,11 +10,14 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 from starlette.routing import BaseRoute
 
 import service.adapters.routes
+import service.batches.executor
+import service.batches.routes
 import service.files.routes
 import service.files.sweep
 import service.idempotency.sweep
@@ -49,6 +52,7 @@ ROUTERS = (
     service.uploads.routes.router,
     service.jobs.routes.router,
     service.adapters.routes.router,
+    service.batches.routes.router,
     service.leases.routes.router,
     service.replicas.routes.router,
     service.webhooks.routes.router,
@@ -118,7 +122,9 @@ async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         async with resources.database.control() as session:
             await ensure_organization(session, resources.settings.organization_name)
         await stack.enter_async_context(app.state.gateway)
-        tasks = [asyncio.create_task(_kept_running(name, run, resources)) for name, run in BACKGROUND.items()]
+        batches = partial(service.batches.executor.run, gateway=app.state.gateway)
+        work = {**BACKGROUND, "batch executor": batches}
+        tasks = [asyncio.create_task(_kept_running(name, run, resources)) for name, run in work.items()]
         stack.push_async_callback(_cancelled, tasks)
         yield
 

@@ -64,6 +64,9 @@ class ServiceSettings(BaseSettings):
         default=1_000_000, ge=0, description="Of a project that has no limit of its own."
     )
     max_tokens_per_minute: int = Field(default=1_000_000_000, ge=0, description="The same for tokens, in and out.")
+    max_batch_requests: int = Field(
+        default=16, ge=1, description="Requests of batches at once in one process; a quarter while others ask."
+    )
     hot_adapter_requests: int = Field(
         default=32, ge=1, description="Requests at once for which one replica of an adapter is enough."
     )

@@ -14,6 +14,7 @@ ProjectId = NewType("ProjectId", str)
 KeyId = NewType("KeyId", str)
 FileId = NewType("FileId", str)
 UploadId = NewType("UploadId", str)
+BatchId = NewType("BatchId", str)
 JobId = NewType("JobId", str)
 AdapterId = NewType("AdapterId", str)
 """Content hash of an adapter's manifest: 64 lowercase hex digits. Also the adapter's name inside vLLM."""
@@ -49,6 +50,14 @@ def new_upload_id() -> UploadId:
 
 def new_part_id() -> str:
     return f"part_{random_base62(24)}"
+
+
+def new_batch_id() -> BatchId:
+    return BatchId(f"batch_{random_base62(24)}")
+
+
+def new_batch_request_id() -> str:
+    return f"batch_req_{random_base62(24)}"
 
 
 def new_job_id() -> JobId:

@@ -1,6 +1,6 @@
 """Every object key, as a function. All objects of a tenant lie under one prefix, `t/<project>/`."""
 
-from service.contracts.ids import AdapterId, FileId, JobId, ProjectId, UploadId
+from service.contracts.ids import AdapterId, BatchId, FileId, JobId, ProjectId, UploadId
 
 TENANTS = "t/"
 
@@ -16,6 +16,11 @@ def file_key(project: ProjectId, file: FileId) -> str:
 def upload_prefix(project: ProjectId, upload: UploadId) -> str:
     """The parts of an upload, until they are one file."""
     return f"t/{project}/uploads/{upload}/"
+
+
+def batch_prefix(project: ProjectId, batch: BatchId) -> str:
+    """Parts of a batch's answers, until they are its files."""
+    return f"t/{project}/batches/{batch}/"
 
 
 def job_prefix(project: ProjectId, job: JobId) -> str:

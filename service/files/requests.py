@@ -35,9 +35,10 @@ class RequestCheck:
         if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_CUSTOM_ID:
             raise InvalidLine("invalid_custom_id", f"custom_id: should be a string of 1 to {MAX_CUSTOM_ID} characters")
         digest = hashlib.blake2b(custom_id.encode(), digest_size=16).digest()
-        first = self._lines.setdefault(digest, len(self._lines) + 1)
-        if first != len(self._lines):
+        first = self._lines.get(digest)
+        if first is not None:
             raise InvalidLine("duplicate_custom_id", f"custom_id: is that of request {first} of the file")
+        self._lines[digest] = len(self._lines) + 1
 
     def _check_url(self, url: Any) -> None:
         if not isinstance(url, str) or url not in ENDPOINTS:

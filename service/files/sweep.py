@@ -1,4 +1,4 @@
-"""Removes the bytes of files that are deleted, expired or were never completed, once no unfinished job reads them."""
+"""Removes the bytes of files that are deleted, expired or never completed, once no job or batch reads them any more."""
 
 import asyncio
 import logging
@@ -21,13 +21,17 @@ BATCH = 100
 
 log = logging.getLogger("service.files")
 
-# Text, because which table refers to files is known to the schema and not to this package, which lies below jobs.
+# Text, because which table refers to files is known to the schema and not to this package, which lies below them.
 NOT_NEEDED = text(
     """
     not exists (
       select 1 from jobs
       where jobs.project_id = files.project_id and files.id in (jobs.training_file, jobs.validation_file)
         and jobs.status <> all(:terminal)
+    )
+    and not exists (
+      select 1 from batches
+      where batches.project_id = files.project_id and batches.input_file_id = files.id and batches.purged_at is null
     )
     """
 )

@@ -17,6 +17,10 @@ class Limits:
         self._projects: Counter[ProjectId] = Counter()
         self._all = 0
 
+    @property
+    def in_progress(self) -> int:
+        return self._all
+
     @contextmanager
     def counted(self, project: ProjectId, own: int | None) -> Generator[None, None, None]:
         """One completion while the block runs, `own` being the project's own limit.

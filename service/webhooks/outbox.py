@@ -12,7 +12,14 @@ from service.notifications import notify
 from service.webhooks.models import DeliveryRow, EndpointRow
 
 EventType = Literal[
-    "fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled", "checkpoint.created"
+    "fine_tuning.job.succeeded",
+    "fine_tuning.job.failed",
+    "fine_tuning.job.cancelled",
+    "checkpoint.created",
+    "batch.completed",
+    "batch.failed",
+    "batch.expired",
+    "batch.cancelled",
 ]
 EVENT_TYPES: tuple[str, ...] = get_args(EventType)
 

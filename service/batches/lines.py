@@ -1,0 +1,82 @@
+"""Lines of a batch's input on their way in, and of its files on their way out."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from service.contracts.ids import new_batch_request_id, new_request_id
+from service.contracts.store import ObjectStore
+from service.errors import ApiError
+from service.files.datasets import SPACE
+from service.gateway.events import Usage
+
+NOTHING = Usage(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One request, `number` being its line in the file."""
+
+    number: int
+    custom_id: str
+    url: str
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of one line, as it goes into the output file or, where it is not `good`, into the error file.
+
+    `model` is the name under which it is booked, None where there is nothing to book.
+    """
+
+    number: int
+    text: bytes
+    good: bool
+    request_id: str
+    model: str | None = None
+    usage: Usage = NOTHING
+
+
+async def lines_of(store: ObjectStore, key: str, done: Collection[int]) -> AsyncGenerator[Line]:
+    """The lines that are not done. The file was checked when it was uploaded."""
+    pieces = await asyncio.to_thread(store.open, key)
+    rest, number, last = b"", 0, False
+    while not last:
+        piece = await asyncio.to_thread(next, pieces, b"")
+        last = not piece
+        *whole, rest = (rest + (piece or b"\n")).split(b"\n")
+        for line in whole:
+            number += 1
+            if line.strip(SPACE) and number not in done:
+                value = orjson.loads(line)
+                yield Line(number, value["custom_id"], value["url"], value["body"])
+
+
+def answered(line: Line, request_id: str, body: bytes, model: str, usage: Usage) -> Result:
+    text = _text(line, response=_response(200, request_id, orjson.Fragment(body)))
+    return Result(line.number, text, True, request_id, model, usage)
+
+
+def refused(line: Line, problem: ApiError) -> Result:
+    request_id = new_request_id()
+    text = _text(line, response=_response(problem.status, request_id, problem.body()))
+    return Result(line.number, text, False, request_id)
+
+
+def left_out(line: Line) -> Result:
+    """Of a batch whose time is up."""
+    message = "This request could not be executed before the completion window expired."
+    return Result(line.number, _text(line, error={"code": "batch_expired", "message": message}), False, "")
+
+
+def _response(status: int, request_id: str, body: Any) -> dict[str, Any]:
+    return {"status_code": status, "request_id": request_id, "body": body}
+
+
+def _text(line: Line, response: dict[str, Any] | None = None, error: dict[str, str] | None = None) -> bytes:
+    told = {"id": new_batch_request_id(), "custom_id": line.custom_id, "response": response, "error": error}
+    return orjson.dumps(told) + b"\n"
