@@ -17,7 +17,10 @@ class BatchRow(Base):
     """
 
     __tablename__ = "batches"
-    __table_args__ = (ForeignKeyConstraint(["project_id", "input_file_id"], ["files.project_id", "files.id"]),)
+    __table_args__ = tuple(
+        ForeignKeyConstraint(["project_id", name], ["files.project_id", "files.id"])
+        for name in ("input_file_id", "output_file_id", "error_file_id")
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))

@@ -76,7 +76,7 @@ def test_every_parameter_of_openais_sdk_passes_is_ignored_or_is_refused_as_unsup
 @pytest.mark.parametrize("field", sorted(fields.UNSUPPORTED))
 def test_what_no_model_here_can_do_is_refused_in_other_words_than_a_typing_error(field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        parsed(**{field: "x"})
+        parsed(fields.CHAT, **{field: "x"})
     assert (caught.value.param, caught.value.code) == (field, "unsupported_parameter")
     assert "modalities" not in parsed(messages=[], modalities=["text"]).fields
 
