@@ -32,6 +32,7 @@ async def list_batches(
 
 @router.get("/{batch_id}")
 async def get_batch(batch_id: str, session: TenantTransaction) -> Batch:
+    """How far a batch is, and where its answers are once it is over."""
     return Batch.of(await lifecycle.find(session, batch_id))
 
 

@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute
 
 from service import errors
 from service.idempotency.route import KEY_HEADER, IdempotentRoute
-from service.openapi import completions
+from service.openapi import inference
 from service.tenants.auth import current_tenant, require_admin
 
 Document = dict[str, Any]
@@ -31,10 +31,11 @@ An id of another project is answered like one that does not exist. A POST with a
 24 hours.
 """
 TAGS: Final = {
-    "inference": "Chat and text completions of base models and fine-tuned models.",
+    "inference": "Answers of base models and fine-tuned models.",
     "files": "Training data and other files.",
     "uploads": "Large files in parts.",
     "fine-tuning": "Training jobs, and who else may use their models. Permissions need an administrator's key.",
+    "batches": "Many requests in one file.",
     "models": "Base models and the project's fine-tuned models.",
     "webhooks": "Endpoints that are told when jobs end.",
     "organization": "Projects, keys, limits, usage, costs and the audit log. Needs an administrator's key.",
@@ -87,7 +88,7 @@ def document(routes: Sequence[BaseRoute]) -> Document:
         tags=[{"name": name, "description": said} for name, said in TAGS.items()],
     )
     _name_operations(made, public)
-    for path, operation in completions.PATHS.items():
+    for path, operation in inference.PATHS.items():
         made["paths"][path] = {"post": {**deepcopy(operation), "security": [{"ProjectKey": []}]}}
     for path, method, operation in operations(made):
         _add_errors(path, method, operation)
@@ -95,7 +96,7 @@ def document(routes: Sequence[BaseRoute]) -> Document:
     components = made["components"]
     for unused in ("HTTPValidationError", "ValidationError"):
         components["schemas"].pop(unused, None)
-    components["schemas"] |= completions.SCHEMAS | {"Error": ERROR}
+    components["schemas"] |= inference.SCHEMAS | {"Error": ERROR}
     components["securitySchemes"] = SECURITY
     components["responses"] = {kind.__name__: _response(kind) for kind in _kinds()} | {"Unexpected": _unexpected()}
     components["headers"] = {"x-request-id": REQUEST_ID}

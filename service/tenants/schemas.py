@@ -145,7 +145,7 @@ class AccountKey(BaseModel):
     name: str
     value: str
     created_at: int
-    expires_at: int | None
+    expires_at: int | None = Field(default=None, description="Left out where the key does not end.")
 
     @classmethod
     def of(cls, row: KeyRow, value: str) -> "AccountKey":

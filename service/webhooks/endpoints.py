@@ -55,13 +55,15 @@ async def change(session: TenantSession, endpoint_id: str, changes: dict[str, An
     """`changes` holds columns, or `status`. What waited for a disabled endpoint is sent when it is enabled again."""
     row = await find(session, endpoint_id)
     status = changes.pop("status", None)
+    changed = [column for column, value in changes.items() if getattr(row, column) != value]
+    for column in changed:
+        setattr(row, column, changes[column])
     if status is not None and status != status_of(row):
-        changes["disabled_at"] = func.now() if status == "disabled" else None
-    for column, value in changes.items():
-        if getattr(row, column) != value:
-            setattr(row, column, value)
-            row.updated_at = func.now()
-    await audit.note(session, "webhook_endpoint.updated", row.id, changed=sorted(changes))
+        row.disabled_at = func.now() if status == "disabled" else None
+        changed.append("status")
+    if changed:
+        row.updated_at = func.now()
+    await audit.note(session, "webhook_endpoint.updated", row.id, changed=sorted(changed))
     await notify(session, "webhook")
     return await _as_stored(session, row)
 

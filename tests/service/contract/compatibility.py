@@ -119,6 +119,12 @@ CALLS: dict[str, Call] = {
     "chat.completions.stream": lambda c, w: c.chat.completions.stream(model=w.ids["model"], messages=MESSAGES),
     "completions.create": lambda c, w: c.completions.create(model=w.ids["model"], prompt="Hi"),
     "completions.create (stream)": lambda c, w: c.completions.create(model=w.ids["model"], prompt="Hi", stream=True),
+    "batches.cancel": lambda c, w: c.batches.cancel(w.fresh("batch")),
+    "batches.create": lambda c, w: c.batches.create(
+        input_file_id=w.ids["batch file"], endpoint="/v1/chat/completions", completion_window="24h"
+    ),
+    "batches.list": lambda c, w: c.batches.list(limit=1),
+    "batches.retrieve": lambda c, w: c.batches.retrieve(w.ids["batch"]),
     "webhooks.create": lambda c, w: c.webhooks.create(name="ci", url=w.ids["hook"], event_types=JOB_EVENTS),
     "webhooks.delete": lambda c, w: c.webhooks.delete(w.fresh("endpoint")),
     "webhooks.event_types.list": lambda c, w: c.webhooks.event_types.list(),
@@ -134,7 +140,6 @@ CALLS: dict[str, Call] = {
 
 KEPT = "Weft keeps no prompts and no answers, so there are no stored completions."
 GRADERS = "Graders belong to reinforcement fine-tuning, which Weft does not do; jobs are supervised or dpo."
-BATCHES = "Not served yet; batch files are taken and checked."
 ABSENT: dict[str, tuple[str, Call]] = {
     "fine_tuning.alpha.graders.run": (
         GRADERS,
@@ -146,15 +151,6 @@ ABSENT: dict[str, tuple[str, Call]] = {
     "chat.completions.messages.list": (KEPT, lambda c, w: c.chat.completions.messages.list("chatcmpl-1")),
     "chat.completions.retrieve": (KEPT, lambda c, w: c.chat.completions.retrieve("chatcmpl-1")),
     "chat.completions.update": (KEPT, lambda c, w: c.chat.completions.update("chatcmpl-1", metadata={})),
-    "batches.cancel": (BATCHES, lambda c, w: c.batches.cancel("batch_1")),
-    "batches.create": (
-        BATCHES,
-        lambda c, w: c.batches.create(
-            input_file_id=w.ids["file"], endpoint="/v1/chat/completions", completion_window="24h"
-        ),
-    ),
-    "batches.list": (BATCHES, lambda c, w: c.batches.list()),
-    "batches.retrieve": (BATCHES, lambda c, w: c.batches.retrieve("batch_1")),
 }
 """Why a method does not work, and a call that must be refused as OpenAI's clients expect."""
 

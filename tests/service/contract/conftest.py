@@ -1,6 +1,7 @@
 """The running application with two tenants who own one thing of every kind, and a replica that answers as vLLM does."""
 
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,8 @@ class Replica(Upstream):
 
     async def usual(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         chat = request.path.endswith("/chat/completions")
+        if request.path.endswith("/responses"):
+            return await super().usual(request, body)
         if body.get("stream"):
             events = CHAT_COUNTED if chat else TEXT_COUNTED
             return await self.stream(request, (named(_stopped(event), body["model"]) for event in events))
@@ -91,6 +94,16 @@ class Maker:
     def file(self) -> str:
         return self.service.call(self.stage.file(self.project))  # type: ignore[arg-type]
 
+    def batch_file(self) -> str:
+        request = {"model": BASE, "messages": [{"role": "user", "content": "Hi"}]}
+        line = {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": request}
+        body = (json.dumps(line) + "\n").encode()
+        return self.post("/files", data={"purpose": "batch"}, files={"file": ("a.jsonl", body)})["id"]
+
+    def batch(self) -> str:
+        body = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        return self.post("/batches", json={"input_file_id": self.batch_file(), **body})["id"]
+
     def queued_job(self) -> str:
         return self.post("/fine_tuning/jobs", json={"model": BASE, "training_file": self.file()})["id"]
 
@@ -133,6 +146,8 @@ class Maker:
         (delivery,) = self.http.get(f"/webhook_endpoints/{endpoint}/deliveries").json()["data"]
         return {
             "file": self.file(),
+            "batch file": self.batch_file(),
+            "batch": self.batch(),
             "job": job,
             "model": model,
             "checkpoint model": checkpoint,

@@ -22,6 +22,7 @@ KINDS = {
     "model": "model",
     "webhook_endpoint_id": "endpoint",
     "webhook_delivery_id": "delivery",
+    "batch_id": "batch",
 }
 """The kind of thing that a parameter of a path names."""
 
@@ -36,6 +37,8 @@ UNKNOWN = {
     "part": "part_" + "0" * 24,
     "endpoint": "we_" + "0" * 24,
     "delivery": "whd_" + "0" * 24,
+    "batch file": "file-" + "0" * 24,
+    "batch": "batch_" + "0" * 24,
 }
 MESSAGES = [{"role": "user", "content": "Hi"}]
 BODIES: dict[str, dict[str, Any]] = {
@@ -91,6 +94,11 @@ def _query(**fields: Any) -> tuple[tuple[str, Any], ...]:
     return (("params", fields),)
 
 
+PROMPTS = (
+    ("/chat/completions", {"messages": MESSAGES}),
+    ("/completions", {"prompt": "Hi"}),
+    ("/responses", {"input": "Hi"}),
+)
 JOB = {"object": "fine_tuning.job", "model": "gpt-4.1-nano"}
 JOBS, ESTIMATES = "/fine_tuning/jobs", "/fine_tuning/estimates"
 IN_QUERIES = [
@@ -98,6 +106,7 @@ IN_QUERIES = [
     Place("GET", JOBS, "job", _query(after="{id}"), 400),
     Place("GET", JOBS + "/{own job}/events", "event", _query(after="{id}"), 400),
     Place("GET", JOBS + "/{own job}/checkpoints", "checkpoint", _query(after="{id}"), 400),
+    Place("GET", "/batches", "batch", _query(after="{id}"), 400),
     Place("GET", "/webhook_endpoints", "endpoint", _query(after="{id}"), 400),
     Place("GET", "/webhook_endpoints/{own endpoint}/deliveries", "delivery", _query(after="{id}"), 400),
     Place("GET", "/files/{own file}/validation", "file", _query(compare="{id}")),
@@ -115,10 +124,16 @@ IN_BODIES = [
     ),
     Place("POST", "/fine_tuning/imports", "file", _json(job=JOB, training_file="{id}", model=BASE), 400),
     Place("POST", "/fine_tuning/imports", "model", _json(job=JOB, training_file="{own file}", model="{id}"), 404),
+    Place(
+        "POST",
+        "/batches",
+        "batch file",
+        _json(input_file_id="{id}", endpoint="/v1/chat/completions", completion_window="24h"),
+    ),
     Place("POST", "/uploads/{own upload}/complete", "part", _json(part_ids=["{id}"]), 400),
     *(
         Place("POST", path, kind, _json(model="{id}", **prompt))
-        for path, prompt in (("/chat/completions", {"messages": MESSAGES}), ("/completions", {"prompt": "Hi"}))
+        for path, prompt in PROMPTS
         for kind in ("model", "checkpoint model")
     ),
 ]

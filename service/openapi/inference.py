@@ -1,4 +1,4 @@
-"""The gateway's two routes as OpenAPI has them. They are plain ASGI, so nothing derives their schemas from types.
+"""The gateway's routes as OpenAPI has them. They are plain ASGI, so nothing derives their schemas from types.
 
 The names of the fields come from the gateway's own lists; here is what each of them takes.
 """
@@ -6,6 +6,8 @@ The names of the fields come from the gateway's own lists; here is what each of 
 from typing import Any, Final
 
 from service.gateway import fields
+from service.gateway.embeddings import ENCODINGS
+from service.gateway.routes import EMBEDDINGS
 
 Schema = dict[str, Any]
 
@@ -45,17 +47,25 @@ FIELDS: Final[dict[str, Schema]] = {
         "additionalProperties": False,
     },
     "continue_final_message": YES_OR_NO,
+    "dimensions": _integer(1),
     "echo": YES_OR_NO,
+    "encoding_format": {"type": "string", "enum": list(ENCODINGS)},
     "frequency_penalty": _number(-2, 2),
     "ignore_eos": YES_OR_NO,
+    "include": _list(TEXT),
     "include_reasoning": YES_OR_NO,
     "include_stop_str_in_output": YES_OR_NO,
+    "input": {"anyOf": [TEXT, {"type": "array"}], "description": "A text, or items of the route's own kind."},
+    "instructions": TEXT,
     "logit_bias": {"type": "object", "additionalProperties": _number(-100, 100)},
     "logprob_token_ids": _list(_integer(0)),
     "logprobs": {"description": "True or false for chat, a count for completions.", "type": ["boolean", "integer"]},
     "max_completion_tokens": _integer(1),
+    "max_output_tokens": _integer(1),
     "max_tokens": _integer(0),
+    "max_tool_calls": _integer(0),
     "messages": {"type": "array", "minItems": 1, "items": _ref("ChatMessage")},
+    "metadata": {"type": "object", "additionalProperties": TEXT},
     "min_p": _number(0, 1),
     "min_tokens": _integer(0),
     "model": {**TEXT, "description": "A base model's name or a fine-tuned model's."},
@@ -67,6 +77,7 @@ FIELDS: Final[dict[str, Schema]] = {
         "description": "A text, its tokens, or a list of either.",
     },
     "prompt_logprobs": _integer(0),
+    "reasoning": OBJECT,
     "reasoning_effort": TEXT,
     "repetition_detection": OBJECT,
     "repetition_penalty": _number(),
@@ -74,6 +85,7 @@ FIELDS: Final[dict[str, Schema]] = {
     "return_token_ids": YES_OR_NO,
     "return_tokens_as_token_ids": YES_OR_NO,
     "seed": _integer(),
+    "service_tier": TEXT,
     "skip_special_tokens": YES_OR_NO,
     "spaces_between_special_tokens": YES_OR_NO,
     "stop": {"anyOf": [TEXT, _list(TEXT)]},
@@ -88,6 +100,7 @@ FIELDS: Final[dict[str, Schema]] = {
     "structured_outputs": OBJECT,
     "suffix": TEXT,
     "temperature": _number(0),
+    "text": OBJECT,
     "thinking_token_budget": _integer(0),
     "tool_choice": {"anyOf": [TEXT, OBJECT]},
     "tools": _list(OBJECT),
@@ -95,14 +108,16 @@ FIELDS: Final[dict[str, Schema]] = {
     "top_logprobs": _integer(0),
     "top_p": _number(0, 1),
     "truncate_prompt_tokens": _integer(-1),
+    "truncation": TEXT,
     "truncation_side": {"type": "string", "enum": ["left", "right"]},
+    "user": TEXT,
 }
 """What vLLM refuses beyond this it answers with a 400 that names the field."""
 
 
-def _request(allowed: frozenset[str], required: list[str]) -> Schema:
+def _request(allowed: frozenset[str], required: list[str], ignored_too: frozenset[str] = fields.IGNORED) -> Schema:
     known = {name: {"anyOf": [FIELDS[name], {"type": "null"}]} for name in sorted(allowed)}
-    ignored = {name: {"description": "Taken without effect."} for name in sorted(fields.IGNORED)}
+    ignored = {name: {"description": "Taken without effect."} for name in sorted(ignored_too - allowed)}
     needed = {name: FIELDS[name] for name in required}
     return {
         "type": "object",
@@ -155,18 +170,38 @@ SCHEMAS: Final[dict[str, Schema]] = {
     ),
     "CreateChatCompletion": _request(fields.CHAT, ["model", "messages"]),
     "CreateCompletion": _request(fields.COMPLETION, ["model", "prompt"]),
+    "CreateResponse": _request(fields.RESPONSE, ["model", "input"], fields.IGNORED | fields.STATEFUL),
+    "CreateEmbedding": _request(fields.EMBEDDING, ["model", "input"]),
     "ChatCompletion": _answer("chat.completion", _choice("message", _ref("ChatMessage"))),
     "Completion": _answer("text_completion", _choice("text", TEXT)),
+    "Response": _stored(
+        {
+            "id": TEXT,
+            "object": {"type": "string", "const": "response"},
+            "created_at": _integer(),
+            "model": TEXT,
+            "status": TEXT,
+            "output": _list(OBJECT),
+            "usage": {"anyOf": [OBJECT, {"type": "null"}]},
+        },
+        ["id", "object", "created_at", "model", "status", "output"],
+    ),
 }
 
 
-def _operation(name: str, title: str, request: str, answer: str) -> Schema:
+def _asked(name: str, title: str, request: str, said: str) -> Schema:
     return {
         "tags": ["inference"],
         "summary": title,
-        "description": "Answers with a base model or with a fine-tuned one; what is sent and said is metered.",
+        "description": said,
         "operationId": name,
         "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(request)}}},
+        "responses": {},
+    }
+
+
+def _operation(name: str, title: str, request: str, answer: str) -> Schema:
+    return _asked(name, title, request, "Answers with a base model or with a fine-tuned one; tokens are metered.") | {
         "responses": {
             "200": {
                 "description": "The answer, or with `stream` its chunks as server-sent events.",
@@ -184,5 +219,12 @@ PATHS: Final[dict[str, Schema]] = {
         "create_chat_completion", "Create Chat Completion", "CreateChatCompletion", "ChatCompletion"
     ),
     "/v1/completions": _operation("create_completion", "Create Completion", "CreateCompletion", "Completion"),
+    "/v1/responses": _operation("create_response", "Create Response", "CreateResponse", "Response"),
+    EMBEDDINGS: _asked(
+        "create_embedding",
+        "Create Embedding",
+        "CreateEmbedding",
+        "Refused for every model so far: all of them generate text.",
+    ),
 }
 """The POST of each path."""

@@ -1,0 +1,110 @@
+"""The OpenAPI document says what the service does: every route, no other, with errors, keys and examples that hold."""
+
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from jsonschema import Draft202012Validator
+from starlette.routing import Route
+
+from service.app import public_routes
+from service.gateway import fields
+from service.openapi.document import document, examples, operations
+from service.openapi.inference import FIELDS
+from tests.service.conftest import Service
+
+STORED = Path(__file__).parents[3] / "docs/openapi.json"
+DOCUMENT = document(public_routes())
+OPERATIONS = list(operations(DOCUMENT))
+DOCS = re.compile(r"/docs(/.*)?|/openapi\.json")
+ids = [operation["operationId"] for _, _, operation in OPERATIONS]
+
+
+def test_the_stored_document_is_current() -> None:
+    assert json.loads(STORED.read_text()) == DOCUMENT, "run `make openapi`"
+
+
+def test_the_service_shows_the_same_document(service: Service) -> None:
+    assert httpx2.get(f"{service.url}/openapi.json").json() == DOCUMENT
+
+
+def test_every_public_route_is_described_and_nothing_else(service: Service) -> None:
+    served = {
+        (re.sub(r":\w+}", "}", route.path), method)
+        for route in _routes(service)
+        for method in (route.methods or set()) - {"HEAD"}
+    }
+    public = {(path, method) for path, method in served if not DOCS.fullmatch(path)}
+    described = {(path, method.upper()) for path, method, _ in OPERATIONS}
+    assert {path for path, _ in public - described if not path.startswith("/internal/")} == set()
+    assert described <= public
+    assert not [path for path, _ in described if path.startswith("/internal")]
+
+
+def test_every_field_of_a_prompt_is_described() -> None:
+    known = fields.CHAT | fields.COMPLETION | fields.RESPONSE | fields.EMBEDDING
+    assert set(FIELDS) == known
+
+
+def test_operations_are_named_once() -> None:
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS, ids=ids)
+def test_an_operation_is_explained(path: str, method: str, operation: dict[str, Any]) -> None:
+    assert operation["description"]
+    assert set(operation["tags"]) <= {tag["name"] for tag in DOCUMENT["tags"]}
+    assert {"400", "500"} <= set(operation["responses"])
+    assert ("401" in operation["responses"]) == bool(operation["security"])
+    for answer in operation["responses"].values():
+        assert "$ref" in answer or "x-request-id" in answer["headers"]
+
+
+@pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS, ids=ids)
+def test_a_key_is_asked_for_where_the_document_says_so(
+    service: Service, path: str, method: str, operation: dict[str, Any]
+) -> None:
+    answer = httpx2.request(method.upper(), service.url + re.sub("{.*?}", "x", path))
+    assert (answer.status_code == 401) == bool(operation["security"])
+    assert answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS, ids=ids)
+def test_the_examples_fit_their_schemas(path: str, method: str, operation: dict[str, Any]) -> None:
+    held = [operation.get("requestBody", {}), operation["responses"].get("200", {})]
+    shown = [media for part in held for media in part.get("content", {}).items() if _needs_example(*media)]
+    for kind, media in shown:
+        assert "example" in media, f"{operation['operationId']} has no example of its {kind}"
+        schema = {"components": DOCUMENT["components"], **media["schema"]}
+        Draft202012Validator(schema).validate(media["example"])
+
+
+def test_there_are_no_examples_of_anything_else() -> None:
+    assert set(examples()) <= set(ids)
+
+
+def test_the_page_for_people_loads_nothing_from_elsewhere(service: Service) -> None:
+    page = httpx2.get(f"{service.url}/docs")
+    assert page.status_code == 200
+    loaded = re.findall(r'(?:src|href|url)["\']?[=:]\s*["\']([^"\']+)', page.text)
+    assert "/openapi.json" in loaded
+    for address in loaded:
+        assert address.startswith("/")
+        assert httpx2.get(service.url + address).status_code == 200
+    assert '"validatorUrl": null' in page.text
+
+
+def _needs_example(kind: str, media: dict[str, Any]) -> bool:
+    return kind == "application/json" and media["schema"] != {}
+
+
+def _routes(service: Service) -> list[Route]:
+    async def found() -> list[Route]:
+        await asyncio.sleep(0)
+        return [route for route in service.app.router.routes if isinstance(route, Route)]
+
+    return service.call(found())

@@ -1,0 +1,52 @@
+"""Every operation does what its example in the document says, and its answer fits the schema there."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from jsonschema import Draft202012Validator
+
+from service.app import public_routes
+from service.openapi.document import document, operations
+from tests.service.contract.conftest import Makers
+from tests.service.contract.walk import Walk
+
+DOCUMENT = document(public_routes())
+OPERATIONS = list(operations(DOCUMENT))
+REFUSED = {"create_embedding": 400}
+"""What no base can do, and says so."""
+RECORD = os.environ.get("WALK_RECORD")
+
+
+@pytest.fixture(scope="module")
+def walk(makers: Makers, admin: httpx2.Client, make_project: Callable[[str], tuple[str, str]]) -> Walk:
+    tenant, maker = makers("walks")
+    return Walk(tenant, maker, admin, make_project("beside")[0])
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "operation"), OPERATIONS, ids=[operation["operationId"] for _, _, operation in OPERATIONS]
+)
+def test_an_operation_answers_its_example(walk: Walk, path: str, method: str, operation: dict[str, Any]) -> None:
+    answer = walk.ask(path, method, operation)
+    name = operation["operationId"]
+    assert answer.status_code == REFUSED.get(name, 200), answer.text
+    kind = answer.headers["content-type"]
+    if kind != "application/json":
+        assert kind in operation["responses"]["200"]["content"]
+        return
+    if name not in REFUSED:
+        schema = operation["responses"]["200"]["content"][kind]["schema"]
+        Draft202012Validator({"components": DOCUMENT["components"], **schema}).validate(answer.json())
+        _record(name, answer.json())
+
+
+def _record(name: str, answer: Any) -> None:
+    if RECORD is not None:
+        path = Path(RECORD)
+        known = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(known | {name: answer}))
