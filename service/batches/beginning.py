@@ -11,6 +11,7 @@ from service.contracts.layout import file_key
 from service.contracts.store import ObjectMissing
 from service.files import reports
 from service.files.models import FileRow
+from service.gateway.resolve import NAME_LENGTH
 from service.resources import Resources
 
 SHOWN_ERRORS = 100
@@ -38,8 +39,14 @@ async def problems(resources: Resources, holding: Holding) -> Errors:
         return [_error("mismatched_endpoint", message, "url", first.number)]
     async with resources.database.control() as session:
         began = {"status": "in_progress", "in_progress_at": func.now()}
-        await holding.change(session, **began, total=row.examples, model=first.body["model"])
+        await holding.change(session, **began, total=row.examples, model=_name(first))
     return []
+
+
+def _name(line: Line) -> str | None:
+    """The model that is asked first, where that can be the name of one."""
+    model: str = line.body["model"]
+    return model if len(model) <= NAME_LENGTH and model.isprintable() else None
 
 
 async def _first(resources: Resources, holding: Holding) -> Line:
