@@ -57,7 +57,9 @@ class Asking:
 
     async def run(self, done: Collection[int]) -> Asked:
         """Asks all lines but those that are `done`, for as long as this batch's turn lasts. Raises Lost."""
-        state, spent, checked = await self.holding.record(()), False, -BUDGET_SECONDS
+        state, spent, checked = await self.holding.record(()), await self._spent(), time.monotonic()
+        if spent:
+            return Asked(state, whole=False, spent=True)
         lines = asyncio.create_task(self._lines(done, time.monotonic() + SLICE_SECONDS))
         try:
             while state.status == "in_progress" and not state.over and not lines.done():

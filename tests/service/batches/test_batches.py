@@ -217,3 +217,55 @@ def test_an_event_tells_of_the_end(
         (kind, json.loads(body)["data"]["id"]) for kind, body in service.call(stage.rows(query, project=tenant.project))
     }
     assert told >= {("batch.completed", done.id), ("batch.failed", failed.id)}
+
+
+def test_a_line_on_which_replicas_fail_is_given_up_and_the_others_are_answered(
+    upstream: Upstream, client: Client, tenant: Tenant
+) -> None:
+    sdk = client(tenant.key)
+
+    async def fails(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if body["messages"][0]["content"] == "request 1":
+            return web.json_response({"error": {"message": "EngineCore died", "code": 500}}, status=500)
+        return await upstream.usual(request, body)
+
+    upstream.script = fails
+    batch = over(sdk, create(sdk, [line(n, BASE) for n in range(3)]).id)
+    assert batch.status == "completed"
+    assert set(rows(sdk, batch.output_file_id)) == {"r0", "r2"}
+    given_up = rows(sdk, batch.error_file_id)["r1"]["response"]
+    assert (given_up["status_code"], given_up["body"]["error"]["code"]) == (503, "replica_unavailable")
+
+
+def test_a_batch_waits_while_the_budget_is_spent(
+    service: Service,
+    stage: Stage,
+    upstream: Upstream,
+    client: Client,
+    neighbour: Tenant,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.batches.executor.SPENT", timedelta(seconds=0.2))
+    monkeypatch.setattr("service.batches.asking.BUDGET_SECONDS", 0.0)
+    sdk = client(neighbour.key)
+    upstream.script = _unavailable
+    made = create(sdk, [line(n, BASE) for n in range(3)])
+    wait_until(lambda: sdk.batches.retrieve(made.id).status == "in_progress", what="it began")
+    service.call(_budget(stage, neighbour, 0))
+    with pytest.raises(openai.RateLimitError) as caught:
+        create(sdk, [line(1, BASE)])
+    assert caught.value.code == "insufficient_quota"
+    asked = len(upstream.bodies)
+    upstream.script = None
+    query = "select held_until > now() and epoch > 1 from batches where id = :id"
+    wait_until(lambda: service.call(stage.rows(query, id=made.id))[0][0], what="it was given back")
+    assert sdk.batches.retrieve(made.id).status == "in_progress"
+    assert len(upstream.bodies) <= asked + 3
+    service.call(_budget(stage, neighbour, None))
+    assert over(sdk, made.id).status == "completed"
+
+
+async def _budget(stage: Stage, tenant: Tenant, cents: int | None) -> None:
+    async with stage.resources.database.control() as session:
+        change = text("update projects set monthly_budget_cents = :cents where id = :id")
+        await session.execute(change, {"cents": cents, "id": tenant.project})
