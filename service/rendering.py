@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match, Route
 
 from service.contracts.store import StoreError
 from service.db import DatabaseUnavailable
@@ -85,7 +86,7 @@ def _of_http(request: Request, error: HTTPException) -> ApiError:
         case 404:
             return NotFound(f"Invalid URL ({place}).", code="unknown_url", headers=headers)
         case 405:
-            return MethodNotAllowed(f"Not allowed: {place}.", headers=headers)
+            return MethodNotAllowed(f"Not allowed: {place}.", headers={"allow": _allowed(request)})
         case 413:
             return PayloadTooLarge(error.detail, headers=headers)
         case 415:
@@ -94,6 +95,16 @@ def _of_http(request: Request, error: HTTPException) -> ApiError:
             return InvalidRequest("We could not parse the body of your request.", headers=headers)
         case _:
             return InvalidRequest(error.detail, headers=headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of all routes at this address; the framework tells those of the first alone."""
+    found = [
+        route.methods or ()
+        for route in request.app.router.routes
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+    ]
+    return ", ".join(sorted({method for methods in found for method in methods}))
 
 
 RENDERED = (

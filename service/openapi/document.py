@@ -69,11 +69,13 @@ IDEMPOTENCY_KEY: Final = {
     "description": "Repeats under the same key get the first answer.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]*$"},
 }
-EVERYWHERE: Final = (errors.InvalidRequest, errors.Unavailable)
-WITH_KEY: Final = (errors.Unauthenticated, errors.Forbidden, errors.RateLimited)
-WITH_BODY: Final = (errors.RequestTimeout, errors.PayloadTooLarge, errors.UnsupportedMedia)
-CHANGING: Final = (errors.NotFound, errors.Conflict, errors.Unprocessable)
-NAMING: Final = (errors.NotFound,)
+Kinds = tuple[type[errors.ApiError], ...]
+
+EVERYWHERE: Final[Kinds] = (errors.InvalidRequest, errors.Unavailable)
+WITH_KEY: Final[Kinds] = (errors.Unauthenticated, errors.Forbidden, errors.RateLimited)
+WITH_BODY: Final[Kinds] = (errors.RequestTimeout, errors.PayloadTooLarge, errors.UnsupportedMedia)
+CHANGING: Final[Kinds] = (errors.NotFound, errors.Conflict, errors.Unprocessable)
+NAMING: Final[Kinds] = (errors.NotFound,)
 UNEXPECTED: Final = "500"
 
 
@@ -146,7 +148,7 @@ def _calls(dependant: Dependant) -> Iterator[Any]:
 def _add_errors(path: str, method: str, operation: Document) -> None:
     answers = operation["responses"]
     answers.pop("422", None)
-    kinds = [*EVERYWHERE]
+    kinds: list[type[errors.ApiError]] = [*EVERYWHERE]
     kinds += WITH_KEY if operation["security"] else ()
     kinds += WITH_BODY if "requestBody" in operation else ()
     kinds += CHANGING if method != "get" else NAMING if "{" in path else ()
@@ -166,7 +168,7 @@ def _add_example(operation: Document) -> None:
     ):
         for media in held.get("content", {}):
             if part in example and media in ("application/json", "multipart/form-data"):
-                held["content"][media]["example"] = example[part]
+                held["content"][media]["example"] = deepcopy(example[part])
 
 
 def _kinds() -> set[type[errors.ApiError]]:

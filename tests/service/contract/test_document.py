@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from starlette.routing import Route
 
 from service.app import public_routes
 from service.gateway import fields
-from service.openapi.document import document, examples, operations
+from service.openapi.document import ERROR, document, examples, operations
 from service.openapi.inference import FIELDS
 from tests.service.conftest import Service
 
@@ -73,6 +74,26 @@ def test_a_key_is_asked_for_where_the_document_says_so(
     assert answer.headers["x-request-id"]
 
 
+@pytest.mark.parametrize("path", DOCUMENT["paths"])
+def test_a_method_that_a_path_does_not_take_is_a_405(service: Service, path: str) -> None:
+    answer = httpx2.request("TRACE", service.url + re.sub("{.*?}", "x", path))
+    _check_error(answer, 405, "method_not_allowed")
+    assert set(DOCUMENT["paths"][path]) <= {method.strip().lower() for method in answer.headers["allow"].split(",")}
+
+
+@pytest.mark.parametrize("path", [path for path, _, operation in OPERATIONS if "requestBody" in operation])
+def test_bodies_that_are_not_taken_are_a_413_and_a_415(service: Service, path: str) -> None:
+    url = service.url + re.sub("{.*?}", "x", path)
+    packed = httpx2.post(url, content=b"x", headers={"content-encoding": "gzip"})
+    _check_error(packed, 415, "unsupported_media_type")
+    connection = HTTPConnection("127.0.0.1", service.settings.port, timeout=20)
+    connection.request("POST", httpx2.URL(url).path, headers={"content-length": str(1 << 40)})
+    told = connection.getresponse()
+    too_large = httpx2.Response(told.status, headers=dict(told.getheaders()), content=told.read())
+    connection.close()
+    _check_error(too_large, 413, "payload_too_large")
+
+
 @pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS, ids=ids)
 def test_the_examples_fit_their_schemas(path: str, method: str, operation: dict[str, Any]) -> None:
     held = [operation.get("requestBody", {}), operation["responses"].get("200", {})]
@@ -96,6 +117,13 @@ def test_the_page_for_people_loads_nothing_from_elsewhere(service: Service) -> N
         assert address.startswith("/")
         assert httpx2.get(service.url + address).status_code == 200
     assert '"validatorUrl": null' in page.text
+
+
+def _check_error(answer: httpx2.Response, status: int, code: str) -> None:
+    assert answer.status_code == status
+    Draft202012Validator(ERROR).validate(answer.json())
+    assert answer.json()["error"]["code"] == code
+    assert answer.headers["x-request-id"]
 
 
 def _needs_example(kind: str, media: dict[str, Any]) -> bool:

@@ -7,6 +7,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import hypothesis
@@ -39,7 +40,8 @@ RUNS = [
     # There is no wrong way to ask where nothing is asked for.
     if mode is GenerationMode.POSITIVE or operation.keys() & {"parameters", "requestBody"} or operation["security"]
 ]
-EACH = math.ceil(CASES / len(RUNS))
+# A few more: of some requests there are not so many different ones.
+EACH = math.ceil(CASES * 1.05 / len(RUNS))
 CHECKS: Any = [
     not_a_server_error,
     status_code_conformance,
@@ -55,7 +57,8 @@ answered: Counter[int] = Counter()
 
 @pytest.fixture(scope="module")
 def fuzzed(service: Service) -> Any:
-    schema = schemathesis.openapi.from_dict(DOCUMENT)
+    # Requests made of examples share their parts.
+    schema = schemathesis.openapi.from_dict(deepcopy(DOCUMENT))
     schema.config.update(base_url=service.url)
     return schema
 
@@ -117,4 +120,4 @@ def test_as_many_as_asked_for() -> None:
     total = sent.total()
     print(f"{total} generated requests to {len(sent)} of {len(OPERATIONS)} operations, answered {dict(answered)}")
     assert set(sent) == set(OPERATIONS)
-    assert total >= CASES * 0.9
+    assert total >= CASES
