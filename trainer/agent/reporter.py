@@ -4,6 +4,7 @@ Owns the buffer. Events are kept while the service is away, up to a bound; their
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from typing import Any, Literal
@@ -29,6 +30,8 @@ class Reporter:
         self._numbers = itertools.count(1)
         self._news = True
         self._dropped = 0
+        self._began = asyncio.Event()
+        """Set for a moment by the first step, which is told at once: whoever looks on waits for it."""
         self.total_steps = 0
         self.step = lease.checkpoint.manifest.step if lease.checkpoint else 0
         self.trained_tokens = lease.checkpoint.manifest.trained_tokens if lease.checkpoint else 0
@@ -45,6 +48,8 @@ class Reporter:
         self.phase("waiting")
 
     def counts(self, step: int, trained_tokens: int) -> None:
+        if step and not self.step:
+            self._began.set()
         self.step, self.trained_tokens, self._news = step, trained_tokens, True
 
     def add(self, events: tuple[Event, ...]) -> None:
@@ -67,7 +72,9 @@ class Reporter:
             if self._news:
                 await self._send()
             if len(self._events) < BATCH_EVENTS:
-                await asyncio.sleep(self._every)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._began.wait(), self._every)
+                self._began.clear()
 
     async def rest(self) -> tuple[Event, ...]:
         """Sends what is too much for one last message, as far as the service takes it, and returns what is left."""

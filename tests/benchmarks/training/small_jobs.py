@@ -105,8 +105,7 @@ class Weft:
 
     async def first_steps(self) -> dict[str, float]:
         """Medians of the seconds from a claim to when the service knows of the job's first optimizer step."""
-        # A tenth of a second between reports, so that the time told is the step's and not the next report's.
-        async with self._platform.trainer(jobs=str(JOBS), report_seconds="0.1"):
+        async with self._platform.trainer(jobs=str(JOBS)):
             alone = [await self._first_steps(await asyncio.to_thread(self._one)) for _ in range(SINGLE_JOBS)]
             together = await self._first_steps(await asyncio.to_thread(self.submit))
         return {

@@ -1,7 +1,9 @@
 """The reporter's buffer: what it keeps while nobody listens, and for how long."""
 
+import asyncio
+
 from service.contracts.worker import ClaimRequest, Event, Lease
-from tests.trainer.agent.agent_harness import FINGERPRINT, queue_job
+from tests.trainer.agent.agent_harness import FINGERPRINT, queue_job, until
 from tests.trainer.agent.stand_in_service import StandInService
 from trainer.agent.orders import Orders
 from trainer.agent.reporter import BUFFER_EVENTS, Reporter
@@ -38,3 +40,15 @@ async def test_a_newer_event_of_an_id_takes_the_place_of_the_older(
     reporter.add(metrics(0, 3))
     reporter.add((Event(id="ftevent-m1", message="again"),))
     assert [event.message for event in await reporter.rest()] == ["step", "step", "again"]
+
+
+async def test_the_first_step_is_told_at_once(service: StandInService, client: ServiceClient) -> None:
+    job = queue_job(service)
+    reporter = Reporter(client, await leased(client), Orders(), every=3600)
+    reporting = asyncio.create_task(reporter.run())
+    await until(lambda: bool(job.reports), what="the first report")
+    reporter.counts(1, 40)
+    reporter.add(metrics(1, 1))
+    await until(lambda: "ftevent-m1" in job.events, what="the first step's event")
+    reporting.cancel()
+    await asyncio.wait({reporting})
