@@ -8,11 +8,13 @@ untouched and at the client's pace, a departed client's `http.disconnect` is pas
 import asyncio
 import hmac
 import json
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from inference.connections import Connection
 from inference.metering import Asked, Meter
 from inference.problems import AdapterError, envelope
 from inference.residency import Ask, Visit
@@ -43,11 +45,13 @@ ANONYMOUS = ""
 MAX_TENANT_BYTES = 128
 _TENANT = TENANT_HEADER.encode()
 
+logger = logging.getLogger("weft.admission")
+
 _decode = msgspec.json.Decoder(Asked).decode
 
 
 class Gone(Exception):
-    """The client left; nobody is there to answer."""
+    """The client left, or reads no more; nobody is there to answer."""
 
 
 class Admission:
@@ -58,6 +62,7 @@ class Admission:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
+            scope["app"].state.server.config.http_protocol_class = Connection
             return await self._app(scope, _closing(scope, receive), send)
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1008})
@@ -93,7 +98,7 @@ class Admission:
             return await refuse(send, 404, message, code="model_not_found", param="model")
         ask = Ask(_tenant(scope), None if is_base else asked.model, asked.likely_cost(len(body)))
         del asked
-        call = Call(body, receive, send)
+        call = Call(body, receive, send, runtime.stall_seconds)
         del body  # the call hands it to vLLM and forgets it
         try:
             await self._serve(runtime, ask, scope, call)
@@ -106,6 +111,10 @@ class Admission:
         call.headers = _headers_of(visit)
         try:
             await self._app(scope, call.receive, call.send)
+        except Exception:
+            if not call.stalled:
+                raise
+            logger.warning("a client that does not read its answer was cut off")
         finally:
             used = call.meter.used()
             residency.leave(visit, used=used.total, aborted=not call.complete)
@@ -113,17 +122,21 @@ class Admission:
 
 
 class Call:
-    """One request on its way through: hands vLLM the body once, then whatever the client does."""
+    """One request on its way through: hands vLLM the body once, then whatever the client does.
 
-    def __init__(self, body: bytes, receive: Receive, send: Send) -> None:
+    A client that takes no part of its answer for `stall_seconds` is cut off, or it would keep its turn.
+    """
+
+    def __init__(self, body: bytes, receive: Receive, send: Send, stall_seconds: float) -> None:
         self._body: bytes | None = body
         self._receive = receive
         self._send = send
+        self._stall_seconds = stall_seconds
         self._next: asyncio.Task[Message] | None = None
         self.headers: list[tuple[bytes, bytes]] = []
         """To add to the answer's own."""
         self.meter = Meter()
-        self.complete = False
+        self.complete = self.stalled = False
 
     async def receive(self) -> Message:
         if self._body is not None:
@@ -138,7 +151,12 @@ class Call:
         if message["type"] == "http.response.start":
             self.meter.begin(message["status"])
             message["headers"] = [*message.get("headers", ()), *self.headers]
-        await self._send(message)
+        try:
+            async with asyncio.timeout(self._stall_seconds):
+                await self._send(message)
+        except TimeoutError:
+            self.stalled = True
+            raise Gone from None
         if message["type"] == "http.response.body":
             self.meter.see(message.get("body", b""))
             self.complete = not message.get("more_body", False)

@@ -1,9 +1,10 @@
 """What Weft changes inside vLLM's own processes (entry point group `vllm.general_plugins`, loaded first of all).
 
-Five small changes, each tested against the pinned version: freed KV blocks are zeroed before reuse, so that one
-tenant's overflow can never reach another's answer; who computes logits that are not numbers is told to the runtime; the
-LoRA gauge, wrong and of unbounded size, is not kept; on CPUs the engine is forked, not spawned, which saves the second
-import of torch and its memory; no process of the tree outlives its parent. Everything else of vLLM stays as shipped.
+Seven small changes, each tested against the pinned version: freed KV blocks are zeroed before reuse, so that one
+tenant's overflow can never reach another's answer; on CPUs no adapter touches the base's own requests; who computes
+logits that are not numbers is told to the runtime; the LoRA gauge, wrong and of unbounded size, is not kept; on CPUs
+the engine is forked, not spawned, which saves the second import of torch and its memory; no process of the tree
+outlives its parent; the log quotes no request (`discretion`). Everything else of vLLM stays as shipped.
 """
 
 import ctypes
@@ -12,6 +13,8 @@ import os
 import signal
 from collections.abc import Callable
 from typing import Any
+
+from inference import discretion
 
 _PR_SET_PDEATHSIG = 1
 _listeners: list[Callable[[str | None], None]] = []
@@ -22,9 +25,11 @@ def register() -> None:
     die_with_parent()
     os.register_at_fork(after_in_child=die_with_parent)
     _zero_kv_blocks()
+    _spare_the_base_on_cpu()
     _report_corruption()
     _drop_lora_gauge()
     _fork_engine_on_cpu()
+    discretion.install()
 
 
 def registered() -> bool:
@@ -50,6 +55,42 @@ def _zero_kv_blocks() -> None:
 
 class _Always(property):
     """Marks the property as ours."""
+
+
+def _spare_the_base_on_cpu() -> None:
+    """vLLM marks a row of the base with slot -1, torch takes that for the last slot: the base answered with an adapter.
+
+    That shows in batches of the base and of adapters together, once all slots are taken. What such a row was shrunk to
+    is set to nothing, so that nothing is added to it.
+    """
+    from vllm.lora.punica_wrapper import punica_cpu
+
+    wrapper: Any = punica_cpu.PunicaWrapperCPU
+    shrink_rows = punica_cpu.bgmv_shrink  # pyright: ignore[reportPrivateImportUsage] the name its methods look up
+    if hasattr(wrapper, "of_the_base"):
+        return
+    update, shrink = wrapper.update_metadata, wrapper._shrink_prefill
+
+    @functools.wraps(update)
+    def update_metadata(self: Any, *args: Any, **options: Any) -> None:
+        update(self, *args, **options)
+        rows = self.token_lora_indices[:, None] < 0
+        self.of_the_base = rows if bool(rows.any()) else None
+
+    @functools.wraps(shrink)
+    def shrink_prefill(self: Any, y: Any, *args: Any) -> None:
+        shrink(self, y, *args)
+        if self.of_the_base is not None:
+            y.masked_fill_(self.of_the_base, 0.0)
+
+    @functools.wraps(shrink_rows)
+    def shrink_each(inputs: Any, weights: Any, output: Any, slots: Any, scaling: float = 1.0) -> None:
+        shrink_rows(inputs, weights, output, slots, scaling)
+        output.masked_fill_(slots[:, None] < 0, 0.0)
+
+    wrapper.of_the_base = None
+    wrapper.update_metadata, wrapper._shrink_prefill = update_metadata, shrink_prefill
+    setattr(punica_cpu, "bgmv_shrink", shrink_each)  # noqa: B010 what the module imports is none of its names
 
 
 def on_corruption(listener: Callable[[str | None], None] | None) -> None:

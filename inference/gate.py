@@ -6,6 +6,7 @@ layers come from the base's own configuration, built without weights, so every a
 """
 
 import functools
+import hashlib
 import json
 import math
 import re
@@ -15,16 +16,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from inference.problems import AdapterError
-from inference.tensor_header import BadHeader, Tensor, once_each, read_header
 from service.contracts.manifest import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST, AdapterManifest
+from service.contracts.servable import (
+    DTYPES,
+    MAX_ABSOLUTE,
+    MAX_CONFIG_BYTES,
+    MAX_HEADER_BYTES,
+    MAX_SCALE,
+    MAX_TARGETS,
+)
+from service.contracts.tensor_header import BadHeader, Tensor, once_each, read_header
 
-MAX_ABSOLUTE = 1e3
-MAX_SCALE = 64.0
-MAX_CONFIG_BYTES = 1 << 20
 MAX_FILES = 16
-MAX_HEADER_BYTES = 4 << 20
-MAX_TARGETS = 256
-DTYPES = frozenset({"F32", "F16", "BF16"})
 _TENSOR = re.compile(r"^base_model\.model\.(?P<module>[A-Za-z0-9_.]+)\.lora_(?P<side>[AB])\.weight$")
 _MODULE = re.compile(r"^[A-Za-z0-9_.]{1,256}$")
 _HARMLESS_FILE = re.compile(r"^[A-Za-z0-9_-]+\.(json|md)$")
@@ -62,16 +65,26 @@ class Pair:
 
 
 class AdapterGate:
-    """Judges adapters for one base. `layers` is called once, at the first judgement, since it imports transformers."""
+    """Judges adapters for one base. `layers` and `template`, the hash of its chat template, are called once each."""
 
-    def __init__(self, layers: Callable[[], Layers], *, base_fingerprint: str, max_rank: int) -> None:
+    def __init__(
+        self,
+        layers: Callable[[], Layers],
+        template: Callable[[], str | None],
+        *,
+        base_fingerprint: str,
+        max_rank: int,
+    ) -> None:
         self._layers = functools.cache(layers)
+        self._template = functools.cache(template)
         self._fingerprint = base_fingerprint
         self._max_rank = max_rank
 
     def check_manifest(self, manifest: AdapterManifest) -> None:
         if manifest.base_fingerprint != self._fingerprint:
             _refuse(f"it was trained on another build of the base ({manifest.base_model})")
+        if manifest.chat_template_sha256 not in (None, self._template()):
+            _refuse("it was trained with another chat template than the base has here")
         if manifest.rank > self._max_rank:
             _refuse(f"its rank {manifest.rank} exceeds this replica's {self._max_rank}")
         sizes = {file.path: file.size for file in manifest.files}
@@ -86,8 +99,13 @@ class AdapterGate:
                 _refuse(f"{name} has no place in an adapter")
 
     def prepare(self) -> None:
-        """Learns the base's layers now, so that the first adapter need not wait for it."""
+        """Learns of the base what there is to know now, so that the first adapter need not wait for it."""
+        import torch
+
+        # Small tensors: a second thread saves nothing, and while the engine has its core each of them waits for it.
+        torch.set_num_threads(1)
         self._layers()
+        self._template()
 
     def check_files(self, folder: Path, manifest: AdapterManifest) -> None:
         for file in manifest.files:
@@ -113,6 +131,16 @@ def layers_of_base(source: str) -> Layers:
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear)
     }
+
+
+def template_of_base(source: str) -> str | None:
+    """sha256 of the chat template's text, as the trainer's; of the one called "default" where there are several."""
+    from transformers import AutoTokenizer
+
+    template: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=True).chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    return hashlib.sha256(template.encode()).hexdigest() if template else None
 
 
 def _check_config(path: Path, max_rank: int) -> tuple[int, float]:

@@ -7,14 +7,18 @@
 All lie under /v1, which vLLM's own key check guards as well. What the routes do is the residency's.
 """
 
+import contextlib
 import logging
 from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
+from inference.canary import SEEN
 from inference.engine import registered
 from inference.problems import AdapterError
 from inference.runtime import Runtime
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 
 logger = logging.getLogger("weft.plugin")
+
+RESTARTING = "The engine is restarting; try again shortly."
 
 
 class WeftPlugin:
@@ -57,6 +63,7 @@ class VllmEngine:
     def __init__(self, models: "OpenAIServingModels", client: Any) -> None:
         self._models = models
         self._client = client
+        self._asked = count()
 
     async def load(self, adapter: str, folder: Path) -> None:
         from vllm.entrypoints.serve.engine.protocol import ErrorResponse
@@ -68,13 +75,14 @@ class VllmEngine:
         if not isinstance(answer, ErrorResponse):
             return
         if self._client.errored:
-            raise AdapterError("no_capacity", "The engine is restarting; try again shortly.")
+            raise AdapterError("no_capacity", RESTARTING)
         logger.warning("vLLM refused adapter %s: %s", adapter, answer.error.message)
         reason = answer.error.message.replace(str(folder), adapter)[:500]
         raise AdapterError("adapter_invalid", f"This adapter cannot be served: {reason}")
 
     async def unload(self, adapter: str) -> None:
         from vllm.entrypoints.serve.lora.protocol import UnloadLoRAAdapterRequest
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         known = self._models.lora_requests.get(adapter)
         if known is None:
@@ -82,7 +90,33 @@ class VllmEngine:
         await self._models.unload_lora_adapter(UnloadLoRAAdapterRequest(lora_name=adapter))
         # vLLM keeps one lock per name for ever.
         self._models.lora_resolver_lock.pop(adapter, None)
-        await self._client.remove_lora(known.lora_int_id)
+        with contextlib.suppress(EngineDeadError):  # it holds nothing any more
+            await self._client.remove_lora(known.lora_int_id)
+
+    async def predict(self, adapter: str, prompt: Sequence[int]) -> Mapping[int, float]:
+        from vllm import SamplingParams
+        from vllm.exceptions import VLLMClientError
+        from vllm.inputs import TokensPrompt
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        most: int = self._client.model_config.max_logprobs
+        params = SamplingParams(
+            temperature=0.0, max_tokens=1, logprobs=SEEN if most < 0 else min(SEEN, most), detokenize=False
+        )
+        answers = self._client.generate(
+            TokensPrompt(prompt_token_ids=[*prompt]),
+            params,
+            f"weft-canary-{next(self._asked)}",
+            lora_request=self._models.lora_requests[adapter],
+        )
+        try:
+            last = [answer async for answer in answers][-1]
+        except (ValueError, VLLMClientError) as error:
+            logger.warning("vLLM refused the canary of adapter %s: %s", adapter, error)
+            return {}
+        except EngineDeadError as error:
+            raise AdapterError("no_capacity", RESTARTING) from error
+        return {token: found.logprob for token, found in last.outputs[0].logprobs[0].items()}
 
 
 async def ensure(ref: AdapterRef, request: Request) -> AdapterResident:

@@ -6,16 +6,22 @@ decided by what runs and what is closing, which the residency tells; nobody else
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from inference.cache import AdapterCache
+from inference.canary import Unlike, canary_of, compare
 from inference.fair_semaphore import FairSemaphore
 from inference.metrics import Metrics
 from inference.problems import AdapterError
+from service.contracts.manifest import Canary
 
 T = TypeVar("T")
+
+UNLIKE_SECONDS = 60.0
+"""How long an adapter that failed its canary is refused before it is loaded and asked again."""
+_REMEMBERED = 4096
 
 
 class Engine(Protocol):
@@ -25,6 +31,10 @@ class Engine(Protocol):
 
     async def unload(self, adapter: str) -> None:
         """After it the engine can no longer read the adapter's files."""
+        ...
+
+    async def predict(self, adapter: str, prompt: Sequence[int]) -> Mapping[int, float]:
+        """The likeliest next tokens with their log probabilities; none where it takes no such prompt."""
         ...
 
 
@@ -37,8 +47,14 @@ class Registry:
         self._metrics = metrics
         self._most = most
         self._known: OrderedDict[str, None] = OrderedDict()
+        self._alike: OrderedDict[str, None] = OrderedDict()
+        """Passed their canary in this process."""
         self._leaving: str | None = None
         """On its way out to make room."""
+        self._proofs: dict[str, asyncio.Task[None]] = {}
+        """Under way, of adapters that are known but not yet to be used."""
+        self._asked: dict[str, asyncio.Task[Mapping[int, float]]] = {}
+        """Canaries that the engine is answering just now."""
         self._lock = FairSemaphore(1)
         self._changes: set[asyncio.Task[Any]] = set()
 
@@ -52,7 +68,7 @@ class Registry:
         return reversed(self._known)
 
     def usable(self, adapter: str) -> bool:
-        return adapter in self._known and adapter != self._leaving
+        return adapter in self._known and adapter != self._leaving and adapter not in self._proofs
 
     def touch(self, adapter: str) -> None:
         self._known.move_to_end(adapter)
@@ -60,6 +76,9 @@ class Registry:
     async def load(self, adapter: str, folder: Path, tenant: str, idle: Callable[[], list[str]]) -> None:
         """Makes room among the `idle` if need be; the caller has pinned the folder for the time of the call."""
         await self._exclusively(self._load(adapter, folder, idle), tenant)
+        proof = self._proofs.get(adapter)
+        if proof is not None:
+            await asyncio.shield(proof)
 
     async def make_room(self, tenant: str, idle: Callable[[], list[str]]) -> bool:
         """Unloads the first of the `idle`; False if there is none."""
@@ -96,6 +115,35 @@ class Registry:
                 self._cache.verdicts.remember(adapter, error)
             raise
         self._known[adapter] = None
+        if adapter not in self._alike:
+            # Beside other loads, whose canaries then share the engine's steps with this one.
+            proof = self._proofs[adapter] = asyncio.create_task(self._prove(adapter, folder))
+            proof.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _prove(self, adapter: str, folder: Path) -> None:
+        """By its canary, once in a process: the id is the hash of the files and of the canary itself."""
+        try:
+            canary = canary_of(folder)
+            if canary is not None:
+                compare(canary, await self._predict(adapter, canary))
+            self._alike[adapter] = None
+            if len(self._alike) > _REMEMBERED:
+                self._alike.popitem(last=False)
+        except BaseException as error:
+            await self.unload(adapter)
+            if isinstance(error, AdapterError):
+                seconds = UNLIKE_SECONDS if isinstance(error, Unlike) else None
+                self._cache.verdicts.remember(adapter, error, seconds)
+            raise
+        finally:
+            del self._proofs[adapter]
+
+    async def _predict(self, adapter: str, canary: Canary) -> Mapping[int, float]:
+        asked = self._asked[adapter] = asyncio.create_task(self._engine.predict(adapter, canary.prompt))
+        try:
+            return await asked
+        finally:
+            del self._asked[adapter]
 
     async def _unload_one(self, idle: Callable[[], list[str]]) -> bool:
         adapter = next(iter(idle()), None)
@@ -111,6 +159,10 @@ class Registry:
 
     async def _unload(self, adapter: str) -> None:
         if adapter in self._known:
+            asked = self._asked.get(adapter)
+            if asked is not None:
+                # Nobody need be waiting for it any more; the engine would yet read files that are gone by then.
+                await asyncio.wait({asked})
             await self._engine.unload(adapter)
             del self._known[adapter]
             self._cache.unpin(adapter)

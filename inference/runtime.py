@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from inference import engine as patches
 from inference.cache import AdapterCache
-from inference.gate import AdapterGate, layers_of_base
+from inference.gate import AdapterGate, layers_of_base, template_of_base
 from inference.hottest import Hottest
 from inference.metrics import Metrics
 from inference.problems import AdapterError
@@ -36,9 +36,11 @@ class Runtime:
         self.authorization = f"Bearer {settings.api_key.get_secret_value()}".encode()
         self.max_body_bytes = settings.max_body_bytes
         self.evict_seconds = settings.hold_seconds
+        self.stall_seconds = settings.stall_seconds
         self.metrics = Metrics(registry, restarts=settings.restarts)
         self._gate = AdapterGate(
             partial(layers_of_base, settings.base_source),
+            partial(template_of_base, settings.base_source),
             base_fingerprint=settings.base_fingerprint,
             max_rank=settings.max_lora_rank,
         )

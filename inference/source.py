@@ -90,16 +90,17 @@ async def _receive(content: aiohttp.StreamReader, sink: io.RawIOBase, limit: int
     """Hashes and writes one batch in a thread while the next one arrives; no more than two are in memory."""
     digest, size = hashlib.sha256(), 0
 
-    def keep(batch: bytes) -> None:
-        digest.update(batch)
-        rest = memoryview(batch)
-        while rest:
-            rest = rest[sink.write(rest) or 0 :]
+    def keep(batch: list[bytes]) -> None:
+        for part in batch:
+            digest.update(part)
+            rest = memoryview(part)
+            while rest:
+                rest = rest[sink.write(rest) or 0 :]
 
     kept: asyncio.Future[None] | None = None
     try:
         while size <= limit and (batch := await _batch(content)):
-            size += len(batch)
+            size += sum(map(len, batch))
             if kept is not None:
                 await kept
             kept = asyncio.ensure_future(asyncio.to_thread(keep, batch))
@@ -110,14 +111,14 @@ async def _receive(content: aiohttp.StreamReader, sink: io.RawIOBase, limit: int
     return digest.hexdigest(), size
 
 
-async def _batch(content: aiohttp.StreamReader) -> bytes:
-    """Up to a batch of bytes; empty at the end."""
+async def _batch(content: aiohttp.StreamReader) -> list[bytes]:
+    """About a batch of bytes in the parts in which they came, never joined: copying them is half of what it costs."""
     parts: list[bytes] = []
     size = 0
     while size < BATCH_BYTES and (part := await content.readany()):
         parts.append(part)
         size += len(part)
-    return b"".join(parts)
+    return parts
 
 
 def _unavailable(reason: str) -> AdapterError:

@@ -23,6 +23,19 @@ class ManifestFile(BaseModel):
     size: int = Field(ge=0, description="Bytes.")
 
 
+class Canary(BaseModel):
+    """What the trainer saw the adapter predict after a fixed prompt. Who loads it elsewhere must see the same."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    prompt: tuple[int, ...] = Field(min_length=1, max_length=64, description="Token ids.")
+    likely: tuple[int, ...] = Field(min_length=1, max_length=16, description="The likeliest next tokens' ids.")
+    logprobs: tuple[float, ...] = Field(min_length=1, max_length=16, description="Theirs, in the same order.")
+    spread: float = Field(
+        ge=0, description="How far these move, in the mean, where every layer rounds as coarsely as bfloat16."
+    )
+
+
 class AdapterManifest(BaseModel):
     """Everything that identifies a trained adapter. Its hash is the adapter's id."""
 
@@ -39,6 +52,10 @@ class AdapterManifest(BaseModel):
     job_id: str
     step: int = Field(ge=0)
     files: tuple[ManifestFile, ...]
+    canary: Canary | None = Field(
+        default=None, exclude_if=lambda canary: canary is None, description="Absent where nobody could measure it."
+    )
+    """Left out where there is none: ids of adapters without one are hashes of manifests that never knew the field."""
 
 
 class CheckpointManifest(BaseModel):

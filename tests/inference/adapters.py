@@ -12,6 +12,7 @@ from safetensors.torch import save
 from service.contracts.manifest import ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterManifest, ManifestFile, adapter_id_of
 
 FINGERPRINT = "f" * 64
+TEMPLATE = "a" * 64
 HIDDEN, INNER, BLOCKS = 64, 128, 2
 LAYERS = {
     f"model.layers.{block}.{name}": shape

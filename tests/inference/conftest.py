@@ -5,9 +5,10 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -24,8 +25,11 @@ from inference.registry import Engine
 from inference.runtime import Runtime
 from inference.settings import ReplicaSettings
 from service.contracts.replica import AdapterSource, ReplicaHeartbeat, ReplicaOrders
-from tests.inference.adapters import BLOCKS, FINGERPRINT, HIDDEN, INNER, LAYERS, Adapter
+from tests.inference.adapters import BLOCKS, FINGERPRINT, HIDDEN, INNER, LAYERS, TEMPLATE, Adapter
 from tests.inference.stand_in import CHAT, KEY, Call, Client, StandIn
+
+if TYPE_CHECKING:
+    from tests.inference.running import Replica
 
 REPLICA_TOKEN = "replica-token-0123456789"
 BYTECODE = {"PYTHONPYCACHEPREFIX": str(Path(tempfile.gettempdir()) / "weft-bytecode")}
@@ -109,9 +113,8 @@ class ServiceAndStorage:
         return web.Response(status=204)
 
 
-@pytest.fixture
-async def service() -> AsyncIterator[ServiceAndStorage]:
-    server = ServiceAndStorage()
+@asynccontextmanager
+async def serving(server: ServiceAndStorage) -> AsyncIterator[ServiceAndStorage]:
     runner = web.AppRunner(server.application(), shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -119,6 +122,12 @@ async def service() -> AsyncIterator[ServiceAndStorage]:
     server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     yield server
     await runner.cleanup()
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[ServiceAndStorage]:
+    async with serving(ServiceAndStorage()) as server:
+        yield server
 
 
 @pytest.fixture
@@ -144,11 +153,11 @@ def replica_settings(service_url: str, cache: Path, **changes: Any) -> ReplicaSe
 
 @pytest.fixture
 def gate() -> AdapterGate:
-    return AdapterGate(lambda: LAYERS, base_fingerprint=FINGERPRINT, max_rank=16)
+    return AdapterGate(lambda: LAYERS, lambda: TEMPLATE, base_fingerprint=FINGERPRINT, max_rank=16)
 
 
-def write_base(folder: Path) -> None:
-    torch.manual_seed(0)
+def write_base(folder: Path, seed: int = 0) -> None:
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=320,
         hidden_size=HIDDEN,
@@ -224,3 +233,26 @@ def call(runtime: Runtime, vllm: StandIn) -> Call:
         return Client(admission, runtime, path, content, key, method, tenant)
 
     return call
+
+
+@pytest.fixture(scope="module")
+async def module_service() -> AsyncIterator[ServiceAndStorage]:
+    async with serving(ServiceAndStorage(orders=ReplicaOrders(heartbeat_seconds=0.2))) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+async def replica(
+    module_service: ServiceAndStorage, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator["Replica"]:
+    """A whole one: the real launcher and vLLM. For tests of the marker `stack`."""
+    from tests.inference.running import running_replica
+
+    async with running_replica(module_service, tmp_path_factory.mktemp("replica")) as replica:
+        yield replica
+
+
+@pytest.fixture
+async def ready(replica: "Replica") -> "Replica":
+    await replica.until(lambda: bool(replica.service.heartbeats) and replica.now.state == "ready", "ready")
+    return replica

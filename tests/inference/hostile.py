@@ -188,6 +188,7 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     "rank twice": (raw_config(json.dumps(lora_config()).encode()[:-1] + b', "r": 4}'), "not JSON"),
     # -- the manifest
     "another base": (manifest(base_fingerprint="e" * 64), "another build"),
+    "another chat template": (manifest(chat_template_sha256="e" * 64), "another chat template"),
     "rank above the replica's": (manifest(rank=32), "exceeds"),
     "rank that the configuration denies": (lambda: pack(lora(1, rank=8, lora_alpha=8.0).files, rank=4), "disagree"),
     "alpha that the configuration denies": (manifest(alpha=4.0), "disagree"),

@@ -1,12 +1,15 @@
 """A running replica as the tests see it: over HTTP, through its heartbeats, and by its processes."""
 
 import asyncio
+import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import psutil
@@ -14,9 +17,11 @@ import pytest
 
 from service.contracts.replica import ReplicaHeartbeat
 from tests.conftest import free_port
+from tests.inference.adapters import lora
 from tests.inference.conftest import BYTECODE, ServiceAndStorage, replica_settings, write_base
 
 READY_SECONDS = 240.0
+STALL_SECONDS = 2.0
 PROMPT = "Name a colour."
 
 
@@ -25,6 +30,7 @@ class Replica:
     process: asyncio.subprocess.Process
     service: ServiceAndStorage
     session: aiohttp.ClientSession
+    base: Path
     cache: Path
     log: Path
 
@@ -91,6 +97,7 @@ async def running_replica(service: ServiceAndStorage, folder: Path) -> AsyncIter
         kv_cache_gib=0.0625,
         heartbeat_seconds=0.2,
         canary_seconds=2.0,
+        stall_seconds=STALL_SECONDS,
     )
     # In bfloat16 batches round differently, which on a random base flips near ties.
     variables = settings.for_child() | BYTECODE | {"WEFT_REPLICA_EXTRA_ARGS": '["--dtype", "float32"]'}
@@ -100,8 +107,58 @@ async def running_replica(service: ServiceAndStorage, folder: Path) -> AsyncIter
             sys.executable, "-m", "inference", env=variables, stdout=output, stderr=output
         )
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=90)) as session:
-        replica = Replica(process, service, session, folder / "cache" / "adapters", log)
+        replica = Replica(process, service, session, folder / "base", folder / "cache" / "adapters", log)
         yield replica
         if process.returncode is None:
             process.terminate()
             await process.wait()
+
+
+def publish(replica: Replica, *seeds: int) -> list[str]:
+    return [replica.service.publish(lora(seed)) for seed in seeds]
+
+
+async def started(replica: Replica, body: dict[str, Any]) -> aiohttp.ClientResponse:
+    """A stream whose first event has come."""
+    headers = {"Authorization": f"Bearer {replica.now.api_key}"}
+    response = await replica.session.post(f"{replica.now.url}/v1/chat/completions", json=body, headers=headers)
+    await response.content.readuntil(b"\n\n")
+    return response
+
+
+async def seconds_until_idle(replica: Replica) -> float:
+    began = time.monotonic()
+    async with asyncio.timeout(20):
+        while (await replica.status())["in_flight"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    return time.monotonic() - began
+
+
+async def seconds_until_right(replica: Replica, adapter: str, expected: list[int]) -> float:
+    """Until the first answer, which must be the right one."""
+    began = time.monotonic()
+    async with asyncio.timeout(20):
+        while True:
+            status, body, _ = await replica.post("/v1/chat/completions", chat(adapter, return_token_ids=True))
+            if status == 200:
+                assert body["choices"][0]["token_ids"] == expected
+                return time.monotonic() - began
+            await asyncio.sleep(0.05)
+
+
+def raw_request(replica: Replica, body: bytes, receive_buffer: int) -> socket.socket:
+    url = urlsplit(replica.now.url)
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    connection.connect((url.hostname, url.port))
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {replica.now.api_key}\r\n"
+    connection.sendall(f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+    return connection
+
+
+def read_to_the_end(connection: socket.socket) -> int:
+    connection.settimeout(10)
+    size = 0
+    while part := connection.recv(65536):
+        size += len(part)
+    return size

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +23,10 @@ class StandIn:
 
     folders: dict[str, Path] = field(default_factory=dict)
     loads: Counter[str] = field(default_factory=Counter)
+    canaries: Counter[str] = field(default_factory=Counter)
+    predicts: dict[int, float] = field(default_factory=dict)
+    thinks: float = 0.0
+    """Seconds that a prediction takes."""
     running: Counter[str] = field(default_factory=Counter)
     most_distinct: int = 0
     bodies: list[bytes] = field(default_factory=list)
@@ -40,6 +44,13 @@ class StandIn:
             self.deaths.append(f"{adapter} unloaded while in use")
         await asyncio.sleep(0.001)
         del self.folders[adapter]
+
+    async def predict(self, adapter: str, prompt: Sequence[int]) -> Mapping[int, float]:
+        self.canaries[adapter] += 1
+        self.running[adapter] += 1
+        await asyncio.sleep(self.thinks)
+        self.running[adapter] -= 1
+        return self.predicts
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["path"] not in (CHAT, "/v1/completions"):
@@ -75,7 +86,7 @@ class StandIn:
 
 
 class Client:
-    """One request; `leave` disconnects."""
+    """One request; `leave` disconnects, and without `reads` it takes nothing of its answer."""
 
     def __init__(
         self,
@@ -91,6 +102,8 @@ class Client:
         self._parts = [body[: len(body) // 2], body[len(body) // 2 :]]
         self.parts_read = 0
         self._left = asyncio.Event()
+        self.reads = asyncio.Event()
+        self.reads.set()
         headers = [(b"authorization", key)] if key else []
         headers += [(TENANT_HEADER.encode(), tenant.encode())] if tenant else []
         app = SimpleNamespace(state=SimpleNamespace(weft=runtime))
@@ -106,6 +119,7 @@ class Client:
 
     async def _send(self, message: Any) -> None:
         self.sent.append(message)
+        await self.reads.wait()
 
     def leave(self) -> None:
         self._left.set()

@@ -1,60 +1,36 @@
 """A whole replica: the real launcher, the real vLLM, a tiny random base, and a service that keeps every message.
 
-The tests share one replica and run in order; the last ones kill it and see it come back.
+The tests share one replica; those that kill it are in test_replica_life.
 """
 
 import asyncio
 import json
-import os
-import signal
-import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
-from aiohttp import web
 
 from service.contracts.replica import ReplicaOrders
-from tests.conftest import free_port
 from tests.inference.adapters import lora, lora_tensors
-from tests.inference.conftest import ServiceAndStorage, replica_settings
 from tests.inference.hostile import HOSTILE
-from tests.inference.running import PROMPT, Replica, chat, running_replica
+from tests.inference.neighbours import Neighbours, refusal
+from tests.inference.running import (
+    PROMPT,
+    STALL_SECONDS,
+    Replica,
+    chat,
+    publish,
+    raw_request,
+    read_to_the_end,
+    seconds_until_idle,
+    seconds_until_right,
+    started,
+)
+from tests.inference.unlike import sound, unlike
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module")
-async def module_service() -> AsyncIterator[ServiceAndStorage]:
-    server = ServiceAndStorage(orders=ReplicaOrders(heartbeat_seconds=0.2))
-    runner = web.AppRunner(server.application(), shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield server
-    await runner.cleanup()
-
-
-@pytest.fixture(scope="module")
-async def replica(
-    module_service: ServiceAndStorage, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Replica]:
-    async with running_replica(module_service, tmp_path_factory.mktemp("replica")) as replica:
-        yield replica
-
-
-@pytest.fixture
-async def ready(replica: Replica) -> Replica:
-    await replica.until(lambda: bool(replica.service.heartbeats) and replica.now.state == "ready", "ready")
-    return replica
-
-
-def publish(replica: Replica, *seeds: int) -> list[str]:
-    return [replica.service.publish(lora(seed)) for seed in seeds]
 
 
 async def test_becomes_ready_and_says_so(ready: Replica) -> None:
@@ -134,6 +110,15 @@ async def test_six_adapters_at_once_over_two_slots(ready: Replica) -> None:
     assert (await ready.status())["in_flight"] == {}
 
 
+async def test_base_among_adapters_answers_as_it_does_alone(ready: Replica) -> None:
+    """vLLM for CPUs gave the base's rows the last slot's adapter once every slot was taken."""
+    models = ["base", *publish(ready, 1, 2)]
+    alone = {model: await ready.chat(model) for model in models}
+    answers = await asyncio.gather(*(ready.chat(model) for model in models * 5))
+    for model, (tokens, _) in zip(models * 5, answers, strict=True):
+        assert tokens == alone[model][0], "base" if model == "base" else "an adapter"
+
+
 async def test_vllm_knows_no_more_adapters_than_it_can_hold(ready: Replica) -> None:
     for adapter in publish(ready, *range(20, 26)):
         await ready.chat(adapter, 1)
@@ -144,15 +129,72 @@ async def test_vllm_knows_no_more_adapters_than_it_can_hold(ready: Replica) -> N
 
 async def test_departed_client_frees_its_slot(ready: Replica) -> None:
     (adapter,) = publish(ready, 1)
-    headers = {"Authorization": f"Bearer {ready.now.api_key}"}
-    body = chat(adapter, 200, stream=True)
-    response = await ready.session.post(f"{ready.now.url}/v1/chat/completions", json=body, headers=headers)
-    await response.content.readany()
+    response = await started(ready, chat(adapter, 200, stream=True))
     response.close()
-    async with asyncio.timeout(1):
-        while (await ready.status())["in_flight"]:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    freed = await seconds_until_idle(ready)
+    print(f"slot free {1000 * freed:.0f} ms after its client left")
+    assert freed < 1
     assert (await ready.chat(adapter))[1] == "gpu"
+
+
+async def test_reader_that_stops_costs_little_and_is_cut_off(ready: Replica) -> None:
+    """A gateway that hangs. What a slow client of a gateway costs is the gateway's."""
+    (adapter,) = publish(ready, 1)
+    body = json.dumps(chat(adapter, 200, stream=True, logprobs=True, top_logprobs=20)).encode()
+    began = time.monotonic()
+    with raw_request(ready, body, receive_buffer=4096) as connection:
+        # Longer than the answer needs, were it read: what is written by then is all that is kept of it.
+        await asyncio.sleep(STALL_SECONDS / 2)
+        assert (await ready.status())["in_flight"] == {adapter: 1}
+        await seconds_until_idle(ready)
+        cut = time.monotonic() - began
+        kept = await asyncio.to_thread(read_to_the_end, connection)
+    print(f"{kept} bytes kept for a reader that stopped; its slot free after {cut:.1f} s of {STALL_SECONDS} s")
+    assert kept <= 256 << 10
+    assert STALL_SECONDS <= cut < STALL_SECONDS + 15, "from the request on, its prefill and first tokens included"
+    assert (await ready.chat(adapter))[1] == "gpu"
+
+
+async def test_deleted_while_answering(ready: Replica) -> None:
+    """As the service does it: the model is gone from its database, and the replica is ordered to evict it."""
+    (adapter,) = publish(ready, 8)
+    whole = (await ready.chat(adapter, 150))[0]
+    response = await started(ready, chat(adapter, 150, stream=True, return_token_ids=True))
+    del ready.service.adapters[adapter]
+    evicting = asyncio.create_task(ready.post("/v1/weft/adapters/evict", {"adapter_id": adapter}))
+    await asyncio.sleep(0.05)
+    late = asyncio.create_task(refusal(ready, adapter))
+    lines = [line async for line in response.content if line.startswith(b"data: {")]
+    tokens = [token for line in lines for choice in json.loads(line[6:])["choices"] for token in choice["token_ids"]]
+    over = time.monotonic()
+    assert whole[-len(tokens) :] == tokens, "what was in flight ends as it would have"
+    assert len(tokens) >= 140
+    assert (await late)[0] == "adapter_not_found"
+    assert (await evicting)[0] == 200
+    assert not (ready.cache / adapter).exists()
+    print(f"files gone {1000 * (time.monotonic() - over):.0f} ms after the last answer's end")
+    assert adapter not in (await ready.status())["adapters"]
+
+
+async def test_repaired_and_late_adapters_answer_right_within_a_second(ready: Replica) -> None:
+    """Right by their tokens: each adapter's own, known from an earlier answer."""
+    first, second = publish(ready, 40, 41)
+    texts = {adapter: (await ready.chat(adapter))[0] for adapter in (first, second)}
+    assert texts[first] != texts[second]
+    for adapter in texts:
+        await ready.post("/v1/weft/adapters/evict", {"adapter_id": adapter})
+
+    ready.service.damage = lambda sound: sound[:-1] + bytes([sound[-1] ^ 1])
+    assert (await refusal(ready, first))[0] == "adapter_corrupt"
+    ready.service.damage = None
+    repaired = await seconds_until_right(ready, first, texts[first])
+
+    late = ready.service.adapters.pop(second)
+    assert (await refusal(ready, second))[0] == "adapter_not_found"
+    ready.service.publish(late)
+    uploaded = await seconds_until_right(ready, second, texts[second])
+    print(f"right answers {1000 * repaired:.0f} ms after a repair, {1000 * uploaded:.0f} ms after an upload")
+    assert max(repaired, uploaded) <= 1
 
 
 async def test_metrics_are_ours(ready: Replica) -> None:
@@ -175,13 +217,30 @@ async def test_key_is_needed(ready: Replica) -> None:
 
 
 async def test_hostile_adapters_change_nothing_for_others(ready: Replica) -> None:
-    (good,) = publish(ready, 1)
-    before = (await ready.chat("base"))[0], (await ready.chat(good))[0]
-    for kind, (make, _) in HOSTILE.items():
-        status, answer, _ = await ready.post("/v1/chat/completions", chat(ready.service.publish(make())))
-        assert (status, answer["error"]["code"]) == (422, "adapter_invalid"), kind
-        assert len(answer["error"]["message"]) > len("This adapter cannot be served: "), kind
-    assert ((await ready.chat("base"))[0], (await ready.chat(good))[0]) == before
+    """Of all of them and a hundred answers after each: `make chaos-hostile`."""
+    neighbours = Neighbours(ready, answers=20)
+    before = await neighbours.answers()
+    for number, (kind, (make, reason)) in enumerate(HOSTILE.items()):
+        code, told = await refusal(ready, ready.service.publish(make()))
+        assert code == "adapter_invalid", kind
+        assert reason in told, kind
+        if number % 25 == 0:
+            assert await neighbours.answers() == before, kind
+    assert await neighbours.answers() == before
+
+
+async def test_adapters_that_predict_something_else_are_refused(ready: Replica, tmp_path: Path) -> None:
+    neighbours = Neighbours(ready, answers=20)
+    before = await neighbours.answers()
+    for kind, adapter in unlike(ready.base, tmp_path).items():
+        code, told = await refusal(ready, ready.service.publish(adapter))
+        assert code == "adapter_corrupt", kind
+        assert "predicts other tokens than where it was trained" in told, kind
+        assert (await ready.status())["adapters"].get(adapter.id) == "disk", kind
+    for seed in range(3):
+        alike = ready.service.publish(sound(ready.base, tmp_path / str(seed), seed=seed))
+        assert await refusal(ready, alike) == ("", "")
+    assert await neighbours.answers() == before
 
 
 async def test_largest_admitted_values_change_nothing_for_others(ready: Replica) -> None:
@@ -200,73 +259,3 @@ async def test_service_outage_does_not_stop_serving(ready: Replica) -> None:
     ready.service.service_status = None
     assert (status, answer["error"]["code"]) == (503, "adapter_storage_unavailable")
     assert "retry-after" in headers
-
-
-async def restarted(replica: Replica, since: int) -> None:
-    await replica.until_state("starting", since)
-    after = next(n for n, beat in enumerate(replica.service.heartbeats) if n >= since and beat.state == "starting")
-    await replica.until_state("ready", after)
-    (hot,) = publish(replica, 1)
-    async with asyncio.timeout(10):
-        while (await replica.status())["adapters"].get(hot) == "disk":  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
-    assert (await replica.chat(hot))[1] in ("gpu", "cpu"), "what was hot is loaded again before it is asked for"
-
-
-async def test_killed_engine_comes_back(ready: Replica) -> None:
-    (hot,) = publish(ready, 1)
-    await ready.chat(hot)
-    hottest = ready.cache.parent / "hottest.json"
-    await ready.until(lambda: hottest.exists() and hot in hottest.read_text(), "written down", 10)
-    since = len(ready.service.heartbeats)
-    ready.engine().kill()
-    await restarted(ready, since)
-
-
-async def test_killed_api_server_comes_back(ready: Replica) -> None:
-    since = len(ready.service.heartbeats)
-    engine = ready.engine()
-    ready.api_server().kill()
-    await restarted(ready, since)
-    assert not engine.is_running()
-
-
-async def test_hung_engine_is_replaced(ready: Replica) -> None:
-    since = len(ready.service.heartbeats)
-    engine = ready.engine()
-    began = time.monotonic()
-    engine.suspend()
-    await ready.until_state("down", since)
-    assert time.monotonic() - began < 12
-    await restarted(ready, since)
-    assert not engine.is_running()
-
-
-async def test_killed_launcher_takes_vllm_along(ready: Replica, tmp_path: Path) -> None:
-    """A second replica, so that the shared one lives on."""
-    settings = replica_settings("http://127.0.0.1:9", tmp_path, port=free_port())
-    with (tmp_path / "log").open("wb") as output:
-        launcher = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "inference", env=settings.for_child(), stdout=output, stderr=output
-        )
-    await ready.until(lambda: len(psutil.Process(launcher.pid).children()) == 1, "started", 30)
-    (child,) = psutil.Process(launcher.pid).children()
-    launcher.kill()
-    await launcher.wait()
-    await ready.until(lambda: not child.is_running(), "gone", 10)
-
-
-async def test_sigterm_leaves_no_process(ready: Replica) -> None:
-    processes = ready.processes()
-    group = ready.api_server().pid
-    long = asyncio.create_task(ready.chat("base", 100))
-    await asyncio.sleep(0.2)
-    ready.process.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(10):
-        assert await ready.process.wait() == 0
-    assert len((await long)[0]) == 100, "a request in flight is answered before vLLM ends"
-    assert ready.now.state == "draining"
-    assert ready.service.deregistered == 1
-    assert not any(process.is_running() for process in processes)
-    with pytest.raises(ProcessLookupError):
-        os.killpg(group, 0)

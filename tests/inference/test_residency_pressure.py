@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,9 @@ class Watched:
         await asyncio.sleep(0.001)
         assert adapter not in self.working
         del self.loaded[adapter]
+
+    async def predict(self, adapter: str, prompt: Sequence[int]) -> Mapping[int, float]:
+        raise AssertionError("these adapters have no canary")
 
 
 @pytest.mark.parametrize("seed", range(5))

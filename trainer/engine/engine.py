@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from trainer.engine.adapter import Adapter, AdapterSettings, NonFinite, Outcome, OutOfMemory, Work
 from trainer.engine.optimizer import AdamParams, adamw_step, gradient_norms
 from trainer.engine.passes import Passes, memory_only
+from trainer.engine.plan import Row
 from trainer.engine.separation import separates_examples
 from trainer.engine.slots import ModuleShape, SlotBank, initial_a, rank_class
 from trainer.engine.step import Stepper
@@ -40,9 +41,9 @@ class Engine:
         self.token_budget, self.shared_budget = token_budget, shared_budget
         routing = Routing(model.device)
         self.modules: tuple[ModuleShape, ...] = wrap_layers(model, routing)
-        self._vocabulary = len(model.get_input_embeddings().weight)  # pyright: ignore[reportArgumentType]
+        self.vocabulary = len(model.get_input_embeddings().weight)  # pyright: ignore[reportArgumentType]
         stepper = Stepper(model, routing)
-        self._passes = Passes(stepper, shared_budget, packs=separates_examples(stepper, self._vocabulary))
+        self._passes = Passes(stepper, shared_budget, packs=separates_examples(stepper, self.vocabulary))
         self._device = model.device
         self._context: int | None = getattr(model.config, "max_position_embeddings", None)
         self._banks: dict[int, SlotBank] = {}
@@ -53,7 +54,7 @@ class Engine:
 
     def check_rows(self, largest_token: int, longest: int) -> None:
         """Raises TokensOutOfRange. On an accelerator such a row would break the device for every other adapter."""
-        if largest_token >= self._vocabulary or (self._context is not None and longest > self._context):
+        if largest_token >= self.vocabulary or (self._context is not None and longest > self._context):
             raise TokensOutOfRange
 
     def create_adapter(self, settings: AdapterSettings) -> Adapter:
@@ -93,6 +94,13 @@ class Engine:
         """The same sums without gradients."""
         return self._passes.run(works, train=False) if works else []
 
+    def logits(self, adapter: Adapter, row: Row, blur: bool = False) -> Tensor:
+        """Those of the one token that is labelled in the row, computed a little wrongly if `blur`.
+
+        Raises whatever goes wrong.
+        """
+        return self._passes.logits(adapter, row, blur)
+
     def optim_step(self, steps: Sequence[tuple[Adapter, AdamParams]]) -> list[float | NonFinite]:
         """One AdamW step each with what waits: the gradient's norm before clipping, or NonFinite, changing nothing."""
         norms = gradient_norms([(adapter.bank, adapter.slot) for adapter, _ in steps])
@@ -129,7 +137,7 @@ class Engine:
         adapter.steps = steps
 
     def begin_with(self, adapter: Adapter, weights: dict[str, Tensor]) -> None:
-        """Gives a new adapter the weights of another one of the same shape. Raises AdapterInvalid, changing nothing."""
+        """Gives an adapter other weights of the same shape. Raises AdapterInvalid, changing nothing."""
         parts = self._parts(adapter, adapter.bank.values)
         if {name: part.shape for name, part in parts.items()} != {name: part.shape for name, part in weights.items()}:
             raise AdapterInvalid("it trains other modules or has another rank")
@@ -143,10 +151,8 @@ class Engine:
         copies = {name: part.clone() for name, part in self._parts(adapter, adapter.bank.values).items()}
         return _on_cpu(copies)
 
-    def export(
-        self, adapter: Adapter, directory: Path, base_model: str, weights: dict[str, Tensor] | None = None
-    ) -> tuple[str, ...]:
-        """Writes the adapter in PEFT's format, as it is or with earlier `weights` of its own; its target modules."""
+    def export(self, adapter: Adapter, directory: Path, base_model: str) -> tuple[str, ...]:
+        """Writes the adapter in PEFT's format; its target modules."""
         names = [shape.name for shape in self.modules]
         facts = AdapterFacts(
             base_model=base_model,
@@ -155,7 +161,7 @@ class Engine:
             trained=tuple(name for name, trained in zip(names, adapter.trained, strict=True) if trained),
             others=tuple(name for name, trained in zip(names, adapter.trained, strict=True) if not trained),
         )
-        write_adapter(directory, facts, weights or self._parts(adapter, adapter.bank.values), self._stored)
+        write_adapter(directory, facts, self._parts(adapter, adapter.bank.values), self._stored)
         return target_modules(facts)
 
     def release(self, adapter: Adapter) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from trainer.engine.adapter import Adapter, Measured, NonFinite, Outcome, OutOfMemory, Preference, Work
 from trainer.engine.lowrank import Group, Layout, Unroutable
 from trainer.engine.objectives import Sums
-from trainer.engine.plan import Demand, MicroBatch, cut, padded_tokens, plan
+from trainer.engine.plan import Demand, MicroBatch, Row, cut, padded_tokens, plan
 from trainer.engine.step import Stepper
 
 log = logging.getLogger("trainer.engine")
@@ -80,6 +80,12 @@ class Passes:
                 start += share.rows
             self.after_pass()
         return sums
+
+    def logits(self, adapter: Adapter, row: Row, blur: bool) -> Tensor:
+        """Those of the one token that is labelled in the row. Raises whatever goes wrong."""
+        demand = Demand([row], 1.0, adapter.token_budget, (adapter.bank.rank, adapter.slot))
+        (batch,) = plan([demand], self._shared_budget)
+        return self._stepper.logits(batch, _layout(batch, [adapter]), blur)[0, 0]
 
     def pieces(self, work: Work, token_budget: int) -> list[Work]:
         """Parts of a whole batch or file that go into one pass each."""

@@ -22,6 +22,7 @@ from trainer.checkpoint import (
     write_checkpoint,
 )
 from trainer.engine.adapter import Adapter
+from trainer.engine.canary import canary
 from trainer.engine.engine import Engine
 from trainer.engine.telling import Teller
 from trainer.protocol import CheckpointModelWritten, CheckpointWritten, Start, Trained
@@ -107,15 +108,22 @@ class Saver:
             return
         self._teller.say(
             CheckpointModelWritten(
-                job_id=here.job_id, step=here.step, directory=str(directory), target_modules=targets, metrics=metrics
+                job_id=here.job_id,
+                step=here.step,
+                directory=str(directory),
+                target_modules=targets,
+                canary=canary(self._engine, self._adapter),
+                metrics=metrics,
             )
         )
 
     def deliver(self, step: int, weights: dict[str, Tensor] | None) -> None:
-        """The adapter as it is now, or as it was with those `weights` at an earlier `step`."""
+        """The adapter as it is now, or as it was with those `weights` at an earlier `step`, which it takes back."""
         here = self._position
         directory = self._work_dir / "adapter"
-        targets = self._engine.export(self._adapter, directory, self._base_model, weights)
+        if weights is not None:
+            self._engine.begin_with(self._adapter, weights)
+        targets = self._engine.export(self._adapter, directory, self._base_model)
         self._teller.say(
             Trained(
                 job_id=here.job_id,
@@ -124,5 +132,6 @@ class Saver:
                 trained_tokens=here.trained_tokens,
                 directory=str(directory),
                 target_modules=targets,
+                canary=canary(self._engine, self._adapter),
             )
         )

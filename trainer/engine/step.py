@@ -4,6 +4,7 @@ Owns the call of the model. Whose rows are whose is the routing's, what a batch 
 objectives'.
 """
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 from trainer.engine.lowrank import Layout
 from trainer.engine.objectives import Pairs, Sums, Tokens, sums_of, token_losses
 from trainer.engine.plan import MicroBatch
-from trainer.engine.wrap import Routing
+from trainer.engine.wrap import Routing, blurred
 
 
 class Stepper:
@@ -32,6 +33,13 @@ class Stepper:
     @torch.no_grad()
     def evaluate(self, batch: MicroBatch, layout: Layout) -> Sums:
         return self._run(batch, layout, backward=False)
+
+    @torch.no_grad()
+    def logits(self, batch: MicroBatch, layout: Layout, blur: bool) -> Tensor:
+        """Those of each row's labelled tokens, in a pass that compares nothing with the base."""
+        blurring = blurred(self._model) if blur else nullcontext()
+        with blurring, self._routing.to(layout, batch.positions.to(self.device)):
+            return self._logits(batch, slice(layout.rows))
 
     def _run(self, batch: MicroBatch, layout: Layout, backward: bool) -> Sums:
         targets, weights, factors = (tensor.to(self.device) for tensor in (batch.targets, batch.weights, batch.factors))

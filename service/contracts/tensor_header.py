@@ -1,7 +1,8 @@
 """The header of a safetensors file, read strictly: what any two readers could understand differently is refused.
 
 Each name once, every tensor exactly as long as its shape, the tensors back to back from the first byte to the last. The
-values are read by the library itself; whether these are the right tensors is the gate's question.
+values are read by the library itself; whether these are the right tensors is for whoever reads them: the replica's gate
+and the import of adapters.
 """
 
 import json
@@ -9,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 _WIDTH = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _MOST_DIMENSIONS = 8
@@ -40,8 +41,9 @@ def read_header(path: Path, limit: int) -> Mapping[str, Tensor]:
             raise BadHeader("its header is not JSON with each key once") from error
     if not isinstance(entries, dict):
         raise BadHeader("its header is no object")
-    entries.pop("__metadata__", None)
-    tensors = {name: _tensor(name, entry) for name, entry in entries.items()}
+    described = cast("dict[str, Any]", entries)
+    described.pop("__metadata__", None)
+    tensors = {name: _tensor(name, entry) for name, entry in described.items()}
     _check_layout(tensors, size - 8 - length)
     return tensors
 
@@ -55,8 +57,9 @@ def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _tensor(name: str, entry: Any) -> Tensor:
     match entry:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end], **rest} if not rest:
-            numbers = [*shape, begin, end]
+        case {"dtype": str(dtype), "shape": [*dimensions], "data_offsets": [begin, end], **rest} if not rest:
+            shape: list[Any] = dimensions
+            numbers: list[Any] = [*shape, begin, end]
         case _:
             raise BadHeader(f"{name[:120]!r} is not described by dtype, shape and data_offsets")
     if len(shape) > _MOST_DIMENSIONS or not all(type(number) is int and 0 <= number < 1 << 48 for number in numbers):
