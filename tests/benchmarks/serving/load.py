@@ -34,6 +34,11 @@ class Answer:
     text: str
     whole: bool
     """Whether the stream ended as it should."""
+    waited: float | None = None
+    """Milliseconds for the request's turn at its replica."""
+    retry_after: float | None = None
+    """Seconds after which a refused client is asked to come again."""
+    model: str = ""
 
 
 def session() -> aiohttp.ClientSession:
@@ -59,11 +64,17 @@ async def ask(client: aiohttp.ClientSession, server: Server, model: str, tokens:
             # The first event says who speaks, the next one is the first token, which may be half a character.
             if not first and received.count(b"data: ") > 1:
                 first = time.perf_counter() - began
-        tier = answer.headers.get("x-adapter-cache")
+        came = answer.headers
     counts = COUNT.findall(received)
     text = b"".join(CONTENT.findall(received)).decode(errors="replace")
     whole = received.endswith(b"data: [DONE]\n\n")
-    return Answer(answer.status, first, int(counts[-1]) if counts else 0, tier, text, whole)
+    tokens = int(counts[-1]) if counts else 0
+    tier, waited = came.get("x-adapter-cache"), _number(came.get("x-weft-wait-ms"))
+    return Answer(answer.status, first, tokens, tier, text, whole, waited, _number(came.get("retry-after")), model)
+
+
+def _number(value: str | None) -> float | None:
+    return None if value is None else float(value)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ TIERS = ("gpu", "cpu", "disk", "store")
 ZIPF = 1.1
 JOB_SECONDS = 240.0
 POLL_SECONDS = 0.05
+PROMPTS = 2
+"""For each model whose texts are compared."""
 
 Figures = dict[str, Any]
 
@@ -24,30 +26,53 @@ Figures = dict[str, Any]
 async def whole_path(
     client: aiohttp.ClientSession, naked: Server, weft: Server, wares: Sequence[Ware], rounds: int, requests: int
 ) -> Figures:
-    """The two take turns, so that a busy machine slows both alike. The first round of each warms up and is left out."""
+    """The two take turns, and each round is compared with its neighbour: a busy machine slows both alike.
+
+    The first round of each warms up and is left out.
+    """
     found: Figures = {}
     names = {naked: [ware.mark for ware in wares], weft: [ware.model for ware in wares]}
     for at_once in (1, 8):
         runs: dict[Server, list[Run]] = {naked: [], weft: []}
-        for _ in range(rounds + 1):
-            for server in (naked, weft):
-                models = [names[server][number % len(wares)] for number in range(requests * (1 if at_once == 1 else 4))]
+        for number in range(rounds + 1):
+            for server in (naked, weft) if number % 2 else (weft, naked):
+                models = [names[server][place % len(wares)] for place in range(requests * (1 if at_once == 1 else 4))]
                 runs[server].append(await closed_loop(client, server, models, at_once, tokens=32))
-        speed = {server: statistics.median(run.tokens_per_second for run in runs[server][1:]) for server in runs}
-        first = {server: _medians(runs[server][1:]) for server in runs}
-        found[f"at_once_{at_once}"] = {
-            "naked_tokens_per_second": round(speed[naked], 1),
-            "weft_tokens_per_second": round(speed[weft], 1),
-            "ratio": round(speed[weft] / speed[naked], 3),
-            "naked_first_token_ms": milliseconds(first[naked]),
-            "weft_first_token_ms": milliseconds(first[weft]),
-            "added_first_token_ms": round(1000 * (statistics.median(first[weft]) - statistics.median(first[naked])), 1),
-        }
+        found[f"at_once_{at_once}"] = _compared(runs[naked][1:], runs[weft][1:])
     return found
 
 
-def _medians(runs: Sequence[Run]) -> list[float]:
-    return [value for run in runs for value in run.first_tokens()]
+def _compared(naked: Sequence[Run], weft: Sequence[Run]) -> Figures:
+    pairs = list(zip(naked, weft, strict=True))
+    firsts = [[value for run in runs for value in run.first_tokens()] for runs in (naked, weft)]
+    return {
+        "naked_tokens_per_second": round(statistics.median(run.tokens_per_second for run in naked), 1),
+        "weft_tokens_per_second": round(statistics.median(run.tokens_per_second for run in weft), 1),
+        "ratio": round(statistics.median(b.tokens_per_second / a.tokens_per_second for a, b in pairs), 3),
+        "naked_first_token_ms": milliseconds(firsts[0]),
+        "weft_first_token_ms": milliseconds(firsts[1]),
+        "added_first_token_ms": round(1000 * statistics.median(_added(a, b) for a, b in pairs), 1),
+    }
+
+
+def _added(naked: Run, weft: Run) -> float:
+    return statistics.median(weft.first_tokens()) - statistics.median(naked.first_tokens())
+
+
+async def same_texts(
+    client: aiohttp.ClientSession, naked: Server, weft: Server, base: str, wares: Sequence[Ware]
+) -> Figures:
+    """Greedy answers of the base and of each adapter to the same prompts by the two ways, one at a time."""
+    names = [(base, base), *((ware.mark, ware.model) for ware in wares)]
+    compared = different = 0
+    for number in range(PROMPTS):
+        messages = [{"role": "user", "content": f"Please ship order {4000 + 37 * number} to Mira Kato."}]
+        for plain, public in names:
+            ours = await ask(client, weft, public, 32, messages=messages)
+            theirs = await ask(client, naked, plain, 32, messages=messages)
+            compared += 1
+            different += not ours.text or ours.text != theirs.text
+    return {"compared": compared, "different": different}
 
 
 async def many_adapters(
@@ -67,6 +92,7 @@ async def many_adapters(
                     "popularity": kind,
                     "tokens_per_second": round(run.tokens_per_second, 1),
                     "to_one_adapter": round(run.tokens_per_second / alone, 3),
+                    "wrong_answers": _wrong(run, wares),
                     "first_token_ms": {tier: _tier(run, tier) for tier in TIERS if run.first_tokens(tier)},
                 }
             )
@@ -80,30 +106,53 @@ def _drawn(wares: Sequence[Ware], kind: str, requests: int) -> list[Ware]:
     return chance.choices(wares, weights, k=requests)
 
 
+def _wrong(run: Run, wares: Sequence[Ware]) -> int:
+    """Answers that do not begin with the mark of the model that was asked."""
+    marks = {ware.model: ware.mark for ware in wares}
+    return sum(not answer.text.startswith(marks[answer.model]) for answer in run.answers)
+
+
 def _tier(run: Run, tier: str) -> Figures:
     values = run.first_tokens(tier)
     return {"requests": len(values), "p50": milliseconds(values), "p99": milliseconds(values, 0.99)}
 
 
 async def cold(client: aiohttp.ClientSession, weft: Server, shop: Shop, wares: Sequence[Ware]) -> Figures:
-    """First tokens of adapters that only the store has, against the same adapters' next ones."""
+    """First tokens of adapters that only the store has, against the same adapters' next ones.
+
+    Beside each: how long its weights alone take from the store to a client that only counts them, and where the replica
+    says that the time went. Each request is short and unlike all others: no prefix of it was computed before.
+    """
     first: list[float] = []
     warm: list[float] = []
+    beside: dict[str, list[float]] = {"alone": [], "store": [], "disk": []}
+    words = iter(range(100, 1000))
+
+    async def asked(ware: Ware) -> Answer:
+        return await ask(client, weft, ware.model, 4, messages=[{"role": "user", "content": f"{next(words)}"}])
+
     for ware in wares:
         if not await shop.evict(ware.adapter):
             raise RuntimeError("an adapter could not be evicted")
-        began = await ask(client, weft, ware.model, 4)
+        before = await shop.load_seconds()
+        began = await asked(ware)
+        after = await shop.load_seconds()
         if began.tier != "store":
             raise RuntimeError(f"the adapter was in {began.tier}, not only in the store")
         first.append(began.first_token)
-        again = [await ask(client, weft, ware.model, 4) for _ in range(3)]
-        warm.append(statistics.median(each.first_token for each in again))
+        warm.append(statistics.median([(await asked(ware)).first_token for _ in range(3)]))
+        beside["alone"].append(await shop.bytes_alone(ware))
+        for tier in ("store", "disk"):
+            beside[tier].append(after[tier] - before[tier])
     return {
         "adapters": len(wares),
         "cold_ms": milliseconds(first),
         "warm_ms": milliseconds(warm),
         "extra_ms": round(1000 * statistics.median(a - b for a, b in zip(first, warm, strict=True)), 1),
         "cold_p99_ms": milliseconds(first, 0.99),
+        "bytes_alone_ms": milliseconds(beside["alone"]),
+        "fetch_ms": milliseconds(beside["store"]),
+        "into_engine_ms": milliseconds(beside["disk"]),
     }
 
 

@@ -7,10 +7,12 @@ every final model needs a job of its own. What is registered goes through the re
 import asyncio
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 import aiohttp
 import asyncpg
@@ -20,9 +22,17 @@ from deploy.local import base_model, objectstore, postgres, secrets
 from deploy.local.folder import DataFolder
 from service.adapters.registry import Trained, publish
 from service.contracts.base_model import BaseModelInfo
-from service.contracts.ids import JobId, ProjectId, fine_tuned_model_name, new_job_id
+from service.contracts.ids import AdapterId, JobId, ProjectId, fine_tuned_model_name, new_job_id
 from service.contracts.layout import adapter_prefix
-from service.contracts.manifest import ADAPTER_CONFIG, MANIFEST, AdapterManifest, ManifestFile, adapter_id_of
+from service.contracts.manifest import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    MANIFEST,
+    AdapterManifest,
+    Canary,
+    ManifestFile,
+    adapter_id_of,
+)
 from service.contracts.manifest import canonical_json as canonical
 from service.resources import Resources
 from service.settings import ServiceSettings
@@ -33,6 +43,7 @@ insert into jobs select (jsonb_populate_record(j, jsonb_build_object(
 ))).* from jobs j where id = $1
 """
 AT_ONCE = 8
+LOADS = re.compile(r'weft_adapter_load_seconds_sum\{tier="(store|disk)"\} (\S+)')
 
 
 @dataclass(frozen=True)
@@ -87,6 +98,10 @@ class Shop:
     ) -> None:
         await self._stack.aclose()
 
+    @property
+    def resources(self) -> Resources:
+        return self._resources
+
     async def stall(self, url: str, key: str) -> Stall:
         """A place for the tenant of that key. Its job is created and cancelled through the API."""
         headers = {"authorization": f"Bearer {key}"}
@@ -103,9 +118,9 @@ class Shop:
         project = await self._value("select project_id from jobs where id = $1", job)
         return Stall(ProjectId(project), key, JobId(job))
 
-    async def put_on_sale(self, stall: Stall, mark: str, files: dict[str, bytes]) -> Ware:
+    async def put_on_sale(self, stall: Stall, mark: str, files: dict[str, bytes], canary: Canary | None = None) -> Ware:
         job = new_job_id()
-        manifest = self._manifest(job, files)
+        manifest = self._manifest(job, files, canary)
         adapter = adapter_id_of(manifest)
         prefix = adapter_prefix(stall.project, adapter)
         for name, content in {**files, MANIFEST: canonical(manifest)}.items():
@@ -121,28 +136,52 @@ class Shop:
         return Ware(stall.project, stall.key, name, adapter, mark)
 
     async def put_all_on_sale(
-        self, stalls: Sequence[Stall], made: Sequence[tuple[str, dict[str, bytes]]]
+        self,
+        stalls: Sequence[Stall],
+        made: Sequence[tuple[str, dict[str, bytes]]],
+        canaries: Mapping[str, Canary | None] = MappingProxyType({}),
     ) -> list[Ware]:
-        """Dealt out to the stalls in turn."""
+        """Dealt out to the stalls in turn. `canaries` are by mark."""
         free = asyncio.Semaphore(AT_ONCE)
 
         async def one(number: int, mark: str, files: dict[str, bytes]) -> Ware:
             async with free:
-                return await self.put_on_sale(stalls[number % len(stalls)], mark, files)
+                return await self.put_on_sale(stalls[number % len(stalls)], mark, files, canaries.get(mark))
 
         return await asyncio.gather(*(one(number, *each) for number, each in enumerate(made)))
 
     async def evict(self, adapter: str, replica: str | None = None) -> bool:
         """Takes an adapter out of one replica, or of all. Whether every one did."""
-        connection = await self._connect()
-        try:
-            rows = await connection.fetch(
-                "select id, url, api_key from replicas where $1 = '' or id = $1", replica or ""
-            )
-        finally:
-            await connection.close()
+        rows = await self._replicas(replica)
         done = [await self._evicted(row["url"], row["api_key"], adapter) for row in rows]
         return all(done)
+
+    async def load_seconds(self) -> dict[str, float]:
+        """What loads have taken so far on all replicas, by where they loaded from."""
+        seconds: dict[str, float] = {"store": 0.0, "disk": 0.0}
+        for row in await self._replicas(None):
+            async with self._session.get(f"{row['url']}/metrics") as answer:
+                for tier, value in LOADS.findall(await answer.text()):
+                    seconds[tier] += float(value)
+        return seconds
+
+    async def bytes_alone(self, ware: Ware) -> float:
+        """Seconds that the weights of an adapter take from the store, when nothing is done with them."""
+        key = adapter_prefix(ProjectId(ware.project), AdapterId(ware.adapter)) + ADAPTER_WEIGHTS
+        url = self._resources.store.presign_get(key, 60)
+        began = time.perf_counter()
+        async with self._session.get(url) as answer:
+            answer.raise_for_status()
+            async for _ in answer.content.iter_any():
+                continue
+        return time.perf_counter() - began
+
+    async def _replicas(self, only: str | None) -> list[asyncpg.Record]:
+        connection = await self._connect()
+        try:
+            return await connection.fetch("select id, url, api_key from replicas where $1 = '' or id = $1", only or "")
+        finally:
+            await connection.close()
 
     async def _evicted(self, url: str, key: str, adapter: str) -> bool:
         headers = {"authorization": f"Bearer {key}"}
@@ -154,7 +193,7 @@ class Shop:
         except (aiohttp.ClientError, TimeoutError):
             return False
 
-    def _manifest(self, job: str, files: dict[str, bytes]) -> AdapterManifest:
+    def _manifest(self, job: str, files: dict[str, bytes], canary: Canary | None) -> AdapterManifest:
         config = json.loads(files[ADAPTER_CONFIG])
         return AdapterManifest(
             base_model=self.base.name,
@@ -165,6 +204,7 @@ class Shop:
             target_modules=tuple(config["target_modules"]),
             job_id=job,
             step=1,
+            canary=canary,
             files=tuple(
                 ManifestFile(path=name, sha256=hashlib.sha256(content).hexdigest(), size=len(content))
                 for name, content in files.items()

@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import asyncpg
 
 from deploy.local import tiny_base
 from tests.benchmarks.serving.__main__ import stack_of
+from tests.benchmarks.serving.canaries import CanaryMaker
 from tests.benchmarks.serving.load import session
 from tests.benchmarks.serving.marks import MarkMaker
 from tests.benchmarks.serving.shop import Shop, Stall
@@ -37,13 +39,17 @@ OVERHEAD_SHARE = 0.05
 """Of the budget: manifests, and what is being replaced."""
 
 
+Makers = tuple[MarkMaker, CanaryMaker]
+
+
 class Churn:
     """Evicts, deletes and replaces models and looks at the disks, beside the traffic."""
 
-    def __init__(self, stack: Stack, shop: Shop, market: Market, maker: MarkMaker, stalls: list[Stall]) -> None:
-        self._stack, self._shop, self._market, self._maker, self._stalls = stack, shop, market, maker, stalls
+    def __init__(self, stack: Stack, shop: Shop, market: Market, makers: Makers, stalls: list[Stall]) -> None:
+        self._stack, self._shop, self._market, self._stalls = stack, shop, market, stalls
+        self._maker, self._canaries = makers
         self._chance = random.Random(7)
-        self._new_marks = iter(maker.marks(5000))
+        self._new_marks = iter(self._maker.marks(5000))
         self.evictions = self.deletions = self.most_on_disk = 0
 
     async def evict(self, until: float) -> None:
@@ -52,7 +58,7 @@ class Churn:
             ware = self._chance.choice(self._market.wares)
             try:
                 self.evictions += await self._shop.evict(ware.adapter, self._chance.choice(REPLICAS))
-            except OSError:
+            except (OSError, asyncpg.PostgresError):
                 continue  # The database is being killed; it is asked again in a second.
 
     async def delete(self, client: aiohttp.ClientSession, until: float) -> None:
@@ -63,7 +69,8 @@ class Churn:
             mark = next(word for word in self._new_marks if word not in known)
             try:
                 files = (await asyncio.to_thread(self._maker.make, mark, self.deletions)).files
-                fresh = await self._shop.put_on_sale(self._chance.choice(self._stalls), mark, files)
+                canary = await asyncio.to_thread(self._canaries.make, files)
+                fresh = await self._shop.put_on_sale(self._chance.choice(self._stalls), mark, files, canary)
                 self._market.wares.append(fresh)
                 await self._delete_one(client)
             except Exception as error:
@@ -114,9 +121,11 @@ def judged(requests: list[Request], kills: list[Kill]) -> dict[str, Any]:
 
 
 async def churned(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    maker = await asyncio.to_thread(MarkMaker, tiny_base.MODEL_DIR)
+    makers = MarkMaker(tiny_base.MODEL_DIR), CanaryMaker(tiny_base.MODEL_DIR)
+    maker, canary_maker = makers
     marks = maker.marks(options.adapters)
     made = [(mark, maker.make(mark, seed).files) for seed, mark in enumerate(marks)]
+    canaries = {mark: canary_maker.make(files) for mark, files in made}
     budget = ON_DISK * sum(len(content) for content in made[0][1].values())
     variables = {
         "WEFT_REPLICA_MAX_LORAS": str(SLOTS),
@@ -130,9 +139,9 @@ async def churned(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     ):
         keys = [await asyncio.to_thread(stack.project, f"tenant-{number}") for number in range(TENANTS)]
         stalls = [await shop.stall(stack.url, key) for key in keys]
-        market = Market(await shop.put_all_on_sale(stalls, made))
+        market = Market(await shop.put_all_on_sale(stalls, made, canaries))
         traffic, killer = Traffic(stack.url, market), Killer(stack)
-        churn = Churn(stack, shop, market, maker, stalls)
+        churn = Churn(stack, shop, market, makers, stalls)
         until = time.monotonic() + options.seconds
         await asyncio.gather(
             *(traffic.client(client, seed, until) for seed in range(CLIENTS)),

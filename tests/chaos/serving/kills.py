@@ -50,8 +50,14 @@ class Kill:
             "failed": sum(1 for each in mine if each.problem),
             "models_asked": len(waits),
             "slowest_answer_s": round(slowest, 2),
+            "slowest_requests": self._requests_of(max(waits, key=waits.__getitem__), mine) if waits else [],
             "problem": "a model took too long to answer again" if slowest > self._limit else "",
         }
+
+    def _requests_of(self, adapter: str, mine: Sequence[Request]) -> list[str]:
+        """When one model was asked for, by the kill, and what came of it."""
+        asked = [each for each in mine if each.ware.adapter == adapter][:5]
+        return [f"{each.began - self.at:.2f} to {each.ended - self.at:.2f}: {each.told}" for each in asked]
 
     @property
     def _limit(self) -> float:

@@ -28,6 +28,8 @@ class Request:
     ended: float
     problem: str
     wrong: bool = False
+    told: str = ""
+    """For a reader: the problem, or where the adapter was found and how many seconds its first token took."""
 
 
 @dataclass
@@ -71,9 +73,11 @@ class Traffic:
             problem = self._judged(ware, answer, began)
             wrong = answer.status == 200 and answer.whole and bool(problem)
             self.tiers[str(answer.tier)] = self.tiers.get(str(answer.tier), 0) + 1
+            told = problem or f"{answer.tier}, {answer.first_token:.2f} s"
         except (aiohttp.ClientError, TimeoutError) as error:
             problem, wrong = f"{type(error).__name__}: {error}", False
-        request = Request(ware, began, time.monotonic(), problem, wrong)
+            told = problem
+        request = Request(ware, began, time.monotonic(), problem, wrong, told)
         self.requests.append(request)
         return request
 
