@@ -4,14 +4,15 @@ Adapters are immutable and named by content; names are what tenants see. The byt
 """
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, exists, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.adapters.models import AdapterRow, ModelRow, PermissionRow
+from service.adapters.aliases import find_version
+from service.adapters.models import AdapterRow, ModelRow, PermissionRow, VersionRow
+from service.adapters.servable import Model
 from service.contracts.ids import AdapterId, JobId, ProjectId
 from service.contracts.job import TERMINAL
 from service.contracts.manifest import AdapterManifest, adapter_id_of
@@ -19,44 +20,42 @@ from service.db import ControlSession
 from service.notifications import notify
 
 # Presigned uploads live for minutes: what was swept for two days since nothing needed it any more stays empty. Text,
-# because the table of jobs is known to the schema and not to this package, which lies below jobs.
+# because the table of jobs is known to the schema and not to this package, which lies below jobs. What no job made is
+# published in the transaction that makes its row, so that nobody can be about to publish it.
 UNNEEDED = text(
     """
-    adapters.deleted_at is not null and exists (
-      select 1 from jobs
-      where jobs.project_id = adapters.project_id and jobs.id = adapters.job_id and jobs.status = any(:terminal)
-        and greatest(adapters.deleted_at, jobs.finished_at, (
-          select max(heir.finished_at) from jobs heir
-          where heir.project_id = adapters.project_id and heir.start_adapter = adapters.id
-        )) > now() - interval '2 days'
-    ) and not exists (
+    adapters.deleted_at is not null and (
+      adapters.job_id is null or exists (
+        select 1 from jobs
+        where jobs.project_id = adapters.project_id and jobs.id = adapters.job_id and jobs.status = any(:terminal)
+      )
+    ) and greatest(
+      adapters.deleted_at,
+      (select jobs.finished_at from jobs where jobs.project_id = adapters.project_id and jobs.id = adapters.job_id),
+      (
+        select max(heir.finished_at) from jobs heir
+        where heir.project_id = adapters.project_id and heir.start_adapter = adapters.id
+      )
+    ) > now() - interval '2 days' and not exists (
       select 1 from jobs
       where jobs.project_id = adapters.project_id and jobs.start_adapter = adapters.id
         and jobs.status <> all(:terminal)
     )
     """
 ).bindparams(terminal=sorted(TERMINAL))
-"""Of an adapter: its last name, its job and the jobs that begin at it have ended, and not so long ago that its objects
-are known to be gone."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """A servable name of one project."""
-
-    name: str
-    project_id: ProjectId
-    adapter_id: AdapterId
-    manifest: AdapterManifest
-    created_at: datetime
+"""Of an adapter: its last name or version, its job and the jobs that begin at it have ended, and not so long ago that
+its objects are known to be gone."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """An adapter on its way into the registry. Its content names its job, so no other job ever makes the same one."""
+    """An adapter on its way into the registry. Its content names its job, so no other job ever makes the same one.
+
+    Without a job it was imported, and its content names the import.
+    """
 
     project_id: ProjectId
-    job_id: JobId
+    job_id: JobId | None
     epoch: int
     manifest: AdapterManifest
 
@@ -97,7 +96,12 @@ async def enter(session: ControlSession, trained: Trained) -> AdapterId:
 
 
 async def find(session: AsyncSession, project: ProjectId, name: str) -> Model | None:
-    """The live model of that name, of that project or shared with it; a retired, foreign or unknown one is None."""
+    """The live model of that name, of that project or shared with it; a retired, foreign or unknown one is None.
+
+    Also the version that a reference to a registered adapter means.
+    """
+    if not name.startswith("ft:"):
+        return await find_version(session, project, name)
     query = _live().where(ModelRow.name == name, or_(ModelRow.project_id == project, _shared_with(project)))
     found = (await session.execute(query)).one_or_none()
     return _model(*found) if found else None
@@ -145,13 +149,16 @@ async def retire(session: AsyncSession, project: ProjectId, name: str) -> Adapte
 
 
 async def release(session: AsyncSession, adapter_id: AdapterId) -> AdapterId | None:
-    """Ends an adapter that has no name left. Returns it where its job has ended too, and with it every use of it.
+    """Ends an adapter that has no name and no version left.
 
-    While the job runs its worker may publish the same content again, so the objects stay.
+    Returns it where its job has ended too, and with it every use of it. While the job runs its worker may publish the
+    same content again, so the objects stay.
     """
     await session.execute(select(AdapterRow.id).where(AdapterRow.id == adapter_id).with_for_update())
-    in_use = exists().where(ModelRow.adapter_id == adapter_id, ModelRow.deleted_at.is_(None))
-    deleted = update(AdapterRow).where(AdapterRow.id == adapter_id, ~in_use).values(deleted_at=func.now())
+    named = exists().where(ModelRow.adapter_id == adapter_id, ModelRow.deleted_at.is_(None))
+    registered = exists().where(VersionRow.artifact_id == adapter_id, VersionRow.deleted_at.is_(None))
+    unused = update(AdapterRow).where(AdapterRow.id == adapter_id, ~named, ~registered)
+    deleted = unused.values(deleted_at=func.now())
     if await session.scalar(deleted.returning(AdapterRow.id)) is None:
         return None
     unneeded = select(AdapterRow.id).where(AdapterRow.id == adapter_id, UNNEEDED)

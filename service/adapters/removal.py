@@ -14,6 +14,7 @@ from service.adapters.models import AdapterRow
 from service.contracts.ids import AdapterId, JobId, ProjectId
 from service.contracts.layout import adapter_prefix
 from service.contracts.store import ObjectStore, StoreError
+from service.db import TenantSession
 from service.errors import Forbidden, ModelNotFound
 from service.resources import Resources
 from service.tenants import audit
@@ -27,12 +28,23 @@ async def remove(resources: Resources, project: ProjectId, name: str) -> None:
         raise Forbidden(f"The model '{name}' is a base model of this service and cannot be deleted.", param="model")
     try:
         async with resources.database.tenant(project) as session:
+            await _refuse_registered(session, project, name)
             adapter_id = await registry.retire(session, project, name)
             await audit.note(session, "model.deleted", name)
     except LookupError as error:
         raise not_found(name) from error
     if adapter_id is not None:
         await delete_objects(resources.store, project, adapter_id)
+
+
+async def _refuse_registered(session: TenantSession, project: ProjectId, name: str) -> None:
+    model = None if name.startswith("ft:") else await registry.find(session, project, name)
+    if model is not None and model.project_id == project:
+        raise Forbidden(
+            f"'{name}' is a registered adapter; delete it, or one of its versions, under /v1/adapters.",
+            code="registered_adapter",
+            param="model",
+        )
 
 
 async def sweep(resources: Resources, job: JobId | None = None) -> None:

@@ -1,10 +1,11 @@
 """HTTP routes of models, for tenants, of permissions on them, for administrators, and of sources, for replicas."""
 
+from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
 
-from service.adapters import permissions, registry, removal
+from service.adapters import aliases, permissions, registry, removal
 from service.adapters.schemas import Grant, ModelDeleted, ModelList, ModelObject, Permission, PermissionDeleted
 from service.adapters.sources import source_of
 from service.contracts.base_model import BaseModelInfo
@@ -17,8 +18,8 @@ from service.tenants.auth import CurrentTenant, Tenant, TenantTransaction, requi
 router = APIRouter(route_class=IdempotentRoute)
 
 
-def _own(tenant: Tenant, model: registry.Model) -> ModelObject:
-    return ModelObject(id=model.name, created=int(model.created_at.timestamp()), owned_by=tenant.organization_name)
+def _own(tenant: Tenant, name: str, created_at: datetime) -> ModelObject:
+    return ModelObject(id=name, created=int(created_at.timestamp()), owned_by=tenant.organization_name)
 
 
 def _base(resources: Resources, base: BaseModelInfo) -> ModelObject:
@@ -28,10 +29,12 @@ def _base(resources: Resources, base: BaseModelInfo) -> ModelObject:
 
 @router.get("/v1/models", tags=["models"])
 async def list_models(resources: CurrentResources, tenant: CurrentTenant, session: TenantTransaction) -> ModelList:
-    """The base models and the caller's own fine-tuned models, newest first."""
-    own = await registry.list_models(session, tenant.project_id)
+    """The base models, the caller's fine-tuned models, newest first, and the names of its registered adapters."""
+    models = await registry.list_models(session, tenant.project_id)
+    names = [(model.name, model.created_at) for model in models]
+    names += await aliases.list_names(session, tenant.project_id)
     bases = [_base(resources, base) for base in resources.settings.base_models]
-    return ModelList(data=[*bases, *(_own(tenant, model) for model in own)])
+    return ModelList(data=[*bases, *(_own(tenant, name, created_at) for name, created_at in names)])
 
 
 @router.get("/v1/models/{model:path}", tags=["models"])
@@ -45,7 +48,7 @@ async def retrieve_model(
     found = await registry.find(session, tenant.project_id, model)
     if found is None:
         raise removal.not_found(model)
-    return _own(tenant, found)
+    return _own(tenant, model, found.created_at)
 
 
 @router.delete("/v1/models/{model:path}", tags=["models"])

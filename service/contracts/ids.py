@@ -88,6 +88,30 @@ def new_permission_id() -> str:
     return f"cp_{random_base62(24)}"
 
 
+def new_import_id() -> str:
+    return f"adimp-{random_base62(24)}"
+
+
+def new_export_id() -> str:
+    return f"adexp-{random_base62(24)}"
+
+
+def new_registered_adapter_id() -> str:
+    return f"adapter-{random_base62(24)}"
+
+
+def new_version_id() -> str:
+    return f"adpv-{random_base62(24)}"
+
+
+def new_alias_change_id() -> str:
+    return f"adpc-{random_base62(24)}"
+
+
+def new_adapter_grant_id() -> str:
+    return f"adpg-{random_base62(24)}"
+
+
 def new_service_account_id() -> str:
     return f"svc_acct_{random_base62(24)}"
 

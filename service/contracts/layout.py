@@ -34,3 +34,13 @@ def checkpoint_prefix(project: ProjectId, job: JobId, epoch: int, step: int) -> 
 
 def adapter_prefix(project: ProjectId, adapter: AdapterId) -> str:
     return f"t/{project}/adapters/{adapter}/"
+
+
+def exports_prefix(project: ProjectId, export: str) -> str:
+    """Everything that the epochs of a merged export wrote."""
+    return f"t/{project}/exports/{export}/"
+
+
+def export_prefix(project: ProjectId, export: str, epoch: int) -> str:
+    """What one epoch wrote, out of the way of every other."""
+    return f"{exports_prefix(project, export)}e{epoch}/"

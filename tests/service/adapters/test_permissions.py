@@ -87,6 +87,15 @@ def test_listed_in_pages_and_granted_once(service: Service, stage: Stage, team: 
     assert one.project_id == team.projects[1]
 
 
+def test_changes_are_in_the_audit_log(service: Service, stage: Stage, team: Team, permissions: Any) -> None:
+    (granted,) = permissions.create(team.model, project_ids=[team.projects[1]])
+    permissions.delete(granted.id, fine_tuned_model_checkpoint=team.model)
+    query = "select type, project_id, actor->>'type' from audit_logs where subject = :model order by created_at"
+    entries = [tuple(row) for row in service.call(stage.rows(query, model=team.model))]
+    kinds = ("checkpoint.permission.created", "checkpoint.permission.deleted")
+    assert entries == [(kind, team.projects[1], "admin_key") for kind in kinds]
+
+
 def test_a_deleted_model_is_shared_no_more(team: Team, permissions: Any) -> None:
     permissions.create(team.model, project_ids=[team.projects[1]])
     team.owner.models.delete(team.model)

@@ -1,0 +1,229 @@
+"""Aliases: what each stands for, changed by compare and set, and every change kept.
+
+A change is one transaction that holds the registered adapter's row, and tells every gateway as it commits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.adapters.aliases import is_alias
+from service.adapters.models import AliasRow, RegisteredRow, VersionRow
+from service.contracts.ids import ProjectId
+from service.db import ControlSession, TenantSession
+from service.errors import Conflict, InvalidRequest, NotFound
+from service.notifications import notify
+from service.registry import catalog, history
+from service.registry.history import Action, Why
+from service.tenants import audit
+
+Session = TenantSession | ControlSession
+
+SERVICE = "service"
+"""The actor of changes that nobody's key asked for."""
+MOST_ALIASES = 100
+PAST: dict[Action, str] = {
+    "promote": "promoted",
+    "rollback": "rolled_back",
+    "automatic_rollback": "rolled_back",
+    "traffic": "updated",
+    "shadow": "updated",
+}
+
+
+@dataclass(frozen=True)
+class State:
+    """What an alias stands for. `traffic` is [{version, weight}], `shadow` {version, fraction}."""
+
+    version: int
+    traffic: list[dict[str, Any]] | None = None
+    shadow: dict[str, Any] | None = None
+
+    @property
+    def versions(self) -> set[int]:
+        shadowed = {self.shadow["version"]} if self.shadow else set[int]()
+        return {self.version, *(share["version"] for share in self.traffic or ())} | shadowed
+
+
+async def promote(
+    session: Session,
+    project: ProjectId,
+    name: str,
+    alias: str,
+    version: int,
+    *,
+    if_revision: int | None,
+    actor: str,
+    reason: str | None,
+    action: Action = "promote",
+    traffic: list[dict[str, Any]] | None = None,
+    shadow: dict[str, Any] | None = None,
+) -> AliasRow:
+    """Points an alias at a version, or at several by weight; without `traffic` and `shadow` they end.
+
+    Raises Conflict `revision_mismatch` where the alias is at another revision than `if_revision`, 0 for none at all.
+    Without `if_revision` nothing happens where it stands for just that already; with it every success is a revision.
+    """
+    check_alias(alias)
+    registered = await catalog.lock(session, project, name)
+    before = await _current(session, registered, alias)
+    check_revision(before, alias, if_revision)
+    wanted = State(version, traffic, shadow)
+    await _check_versions(session, registered, wanted)
+    if before is None:
+        await _check_room(session, registered)
+    elif if_revision is None and wanted == _state(before):
+        return before
+    elif action == "promote":
+        action = _kind(_state(before), wanted)
+    return await _set(session, registered, alias, before, wanted, Why(action, actor, reason))
+
+
+async def begin(session: Session, registered: RegisteredRow, alias: str, version: int, actor: str) -> None:
+    """Points an alias that there is none of yet at a version of a locked adapter."""
+    if await _current(session, registered, alias) is None:
+        await _set(session, registered, alias, None, State(version), Why("promote", actor))
+
+
+async def rollback(
+    session: Session,
+    project: ProjectId,
+    name: str,
+    alias: str,
+    *,
+    actor: str,
+    reason: str | None,
+    action: Action = "rollback",
+) -> AliasRow:
+    """Back to the version that had all the traffic before, or, out of a split, to the one that had it before that.
+
+    Repeated, it goes further back. Raises Conflict where there is none.
+    """
+    registered = await catalog.lock(session, project, name)
+    before = await find(session, registered, alias)
+    settled = await history.settled(session, registered, alias)
+    if before.traffic is None:
+        settled = settled[:-1]
+    elif not settled:
+        settled = [before.version]
+    if not settled:
+        raise Conflict(
+            f"'{name}@{alias}' has stood for no other version that is still there.", code="no_previous_version"
+        )
+    return await _set(session, registered, alias, before, State(settled[-1]), Why(action, actor, reason))
+
+
+async def delete(
+    session: TenantSession, name: str, alias: str, *, if_revision: int | None, actor: str
+) -> tuple[RegisteredRow, AliasRow]:
+    registered = await catalog.lock(session, session.project_id, name)
+    before = await find(session, registered, alias)
+    check_revision(before, alias, if_revision)
+    await session.delete(before)
+    before.revision += 1
+    history.note(session, before, before.version, None, {}, Why("delete", actor))
+    await session.flush()
+    await notify(session, "model")
+    await audit.note(session, "adapter.alias.deleted", registered.id, adapter=name, alias=alias)
+    return registered, before
+
+
+async def find(session: AsyncSession, registered: RegisteredRow, alias: str) -> AliasRow:
+    row = await _current(session, registered, alias)
+    if row is None:
+        raise NotFound(
+            f"The adapter '{registered.name}' has no alias '{alias}'.", code="alias_not_found", param="alias"
+        )
+    return row
+
+
+async def list_aliases(session: TenantSession, registered: Sequence[RegisteredRow]) -> Sequence[AliasRow]:
+    """Of all these adapters, sorted by name."""
+    of = AliasRow.registered_id.in_([row.id for row in registered])
+    return (await session.scalars(select(AliasRow).where(of).order_by(AliasRow.alias))).all()
+
+
+def check_alias(alias: str) -> None:
+    if not is_alias(alias):
+        raise InvalidRequest(
+            f"'{alias[:32]}' is no alias: 1 to 32 lowercase letters, digits, '_' and '-', beginning with a letter, and "
+            "not 'v' with a number, which names a version.",
+            code="invalid_alias",
+            param="alias",
+        )
+
+
+def check_revision(before: AliasRow | None, alias: str, if_revision: int | None) -> None:
+    revision = before.revision if before else 0
+    if if_revision is not None and if_revision != revision:
+        raise Conflict(
+            f"Alias '{alias}' is at revision {revision} and not {if_revision}: somebody else has changed it; look at "
+            "it again before you do.",
+            code="revision_mismatch",
+            param="if_revision",
+        )
+
+
+async def _current(session: AsyncSession, registered: RegisteredRow, alias: str) -> AliasRow | None:
+    query = select(AliasRow).where(AliasRow.registered_id == registered.id, AliasRow.alias == alias)
+    return await session.scalar(query.execution_options(populate_existing=True))
+
+
+def _state(alias: AliasRow) -> State:
+    return State(alias.version, alias.traffic, alias.shadow)
+
+
+def _kind(before: State, wanted: State) -> Action:
+    if before.version != wanted.version or before == wanted:
+        return "promote"
+    return "traffic" if before.traffic != wanted.traffic else "shadow"
+
+
+async def _check_versions(session: AsyncSession, registered: RegisteredRow, wanted: State) -> None:
+    query = select(VersionRow.number).where(
+        VersionRow.registered_id == registered.id,
+        VersionRow.number.in_(wanted.versions),
+        VersionRow.deleted_at.is_(None),
+    )
+    missing = wanted.versions - set(await session.scalars(query))
+    if missing:
+        raise NotFound(
+            f"The adapter '{registered.name}' has no version v{min(missing)}.",
+            code="version_not_found",
+            param="version",
+        )
+
+
+async def _check_room(session: AsyncSession, registered: RegisteredRow) -> None:
+    there = select(func.count()).where(AliasRow.registered_id == registered.id)
+    if (await session.scalar(there) or 0) >= MOST_ALIASES:
+        raise Conflict(f"The adapter '{registered.name}' has {MOST_ALIASES} aliases already.", code="too_many_aliases")
+
+
+async def _set(
+    session: Session,
+    registered: RegisteredRow,
+    alias: str,
+    before: AliasRow | None,
+    wanted: State,
+    why: Why,
+) -> AliasRow:
+    row, previous = before, before.version if before else None
+    if row is None:
+        row = AliasRow(registered_id=registered.id, alias=alias, project_id=registered.project_id, revision=0)
+        row.revision = await history.last_revision(session, registered, alias)
+        session.add(row)
+    row.version, row.traffic, row.shadow = wanted.version, wanted.traffic, wanted.shadow
+    row.revision += 1
+    row.updated_at = func.clock_timestamp()
+    detail = {"traffic": wanted.traffic, "shadow": wanted.shadow}
+    history.note(session, row, previous, wanted.version, detail, why)
+    await session.flush()
+    await session.refresh(row)
+    await notify(session, "model")
+    told = {"adapter": registered.name, "alias": alias, "version": wanted.version, "revision": row.revision}
+    await audit.note(session, f"adapter.alias.{PAST[why.action]}", registered.id, registered.project_id, **told)
+    return row
