@@ -55,8 +55,11 @@ class Answer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        self._over = True
-        self._watcher.cancel()
+        # With a whole answer it ends by itself. Cancelled, it would leave a cycle of frames, and collecting those takes
+        # as long as a quarter of a request.
+        if not self._over:
+            self._over = True
+            self._watcher.cancel()
         if not self._left or not isinstance(error, asyncio.CancelledError):
             return False
         self._task.uncancel()

@@ -1,11 +1,12 @@
 """Passing a replica's answer on to the client, and booking what it cost before the client has the last of it."""
 
 import logging
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import aiohttp
 
-from service.contracts.replica import CACHE_HEADER
+from service.contracts.replica import CACHE_HEADER, WAIT_HEADER
 from service.errors import ApiError, Unavailable
 from service.gateway.client import Answer, Headers
 from service.gateway.events import EventFilter, StreamBroken, Usage, model_member, usage_of_answer
@@ -32,6 +33,16 @@ Events = EventFilter | ResponseEvents
 log = logging.getLogger("service.gateway")
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A whole answer that goes to no client. `waited` is the seconds before the request's turn at its replica."""
+
+    request_id: str
+    body: bytes
+    usage: Usage
+    waited: float
+
+
 class Booking:
     """The one entry of a request in the ledger; the first booking counts."""
 
@@ -53,6 +64,7 @@ class Booking:
             project_id=self._tenant.project_id,
             kind="completion",
             model=self._target.name,
+            base_model=self._target.base if self._target.version else None,
             key_id=self._tenant.key_id,
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
@@ -61,13 +73,13 @@ class Booking:
         self._spool.append(entry)
 
 
-async def pass_on(reply: Reply, request: CompletionRequest, target: Target, answer: Answer, booking: Booking) -> None:
-    """Sends the whole answer. A stream that breaks off ends with an error event and without `[DONE]`."""
+async def pass_on(reply: Reply, request: CompletionRequest, target: Target, answer: Answer, booking: Booking) -> bool:
+    """Sends the answer; whether it was whole. A stream that breaks off ends with an error event, without `[DONE]`."""
     if reply.is_stream:
         events = EventFilter(request, target) if request.counts else ResponseEvents(request, target)
-        await _stream(reply, events, target, answer, booking)
-    else:
-        await _body(reply, target, answer, booking)
+        return await _stream(reply, events, target, answer, booking)
+    await _body(reply, target, answer, booking)
+    return True
 
 
 def whole_answer(reply: Reply, target: Target) -> tuple[bytes, Usage]:
@@ -85,12 +97,12 @@ async def _body(reply: Reply, target: Target, answer: Answer, booking: Booking) 
     body, usage = whole_answer(reply, target)
     booking.book(usage)
     length = str(len(body)).encode()
-    await answer.start([(b"content-type", b"application/json"), (b"content-length", length), *_cache(reply)])
+    await answer.start([(b"content-type", b"application/json"), (b"content-length", length), *_told(reply)])
     await answer.finish(body)
 
 
-async def _stream(reply: Reply, events: Events, target: Target, answer: Answer, booking: Booking) -> None:
-    await answer.start([*STREAM_HEADERS, *_cache(reply)])
+async def _stream(reply: Reply, events: Events, target: Target, answer: Answer, booking: Booking) -> bool:
+    await answer.start([*STREAM_HEADERS, *_told(reply)])
     try:
         await _events(reply, events, answer, booking)
     except (aiohttp.ClientError, OSError, StreamBroken) as error:
@@ -100,6 +112,7 @@ async def _stream(reply: Reply, events: Events, target: Target, answer: Answer, 
         booking.book(events.usage)
     ended_well = events.done and events.failure is None
     await answer.finish(b"" if ended_well else events.failure_event(_problem(events.failure, target)))
+    return ended_well
 
 
 async def _events(reply: Reply, events: Events, answer: Answer, booking: Booking) -> None:
@@ -120,6 +133,7 @@ def _problem(failure: bytes | None, target: Target) -> ApiError:
     return problem or ApiError(BROKEN, code="server_error")
 
 
-def _cache(reply: Reply) -> Headers:
-    tier = reply.response.headers.get(CACHE_HEADER)
-    return [(CACHE_HEADER.encode(), tier.encode())] if tier else []
+def _told(reply: Reply) -> Headers:
+    """What the replica says of where it found the adapter and how long the request waited for its turn."""
+    headers = reply.response.headers
+    return [(name.encode(), headers[name].encode()) for name in (CACHE_HEADER, WAIT_HEADER) if name in headers]

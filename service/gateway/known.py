@@ -55,18 +55,24 @@ class LastKnown(Generic[Key, Value]):
         if value is None:
             self._entries.pop(key, None)
             return None
-        if len(self._entries) >= LIMIT:
-            self._entries.clear()
-        # Fresh from before the look; what may have been read before a change that we heard of meanwhile is not fresh.
-        fresh_until = now + self._seconds if forgotten == self._forgotten else 0.0
-        self._entries[key] = _Entry(value, fresh_until, now)
-        return value
+        return self._kept(key, value, now, unchanged=forgotten == self._forgotten)
 
     def forget(self) -> None:
         """Everything is asked for anew at its next use; until the database answers, the old answers stand."""
         self._forgotten += 1
         for entry in self._entries.values():
             entry.fresh_until = 0.0
+
+    def _kept(self, key: Key, value: Value, asked_at: float, *, unchanged: bool) -> Value:
+        """What may have been read before a change that we heard of is not fresh, and replaces nothing newer."""
+        entry = self._entries.get(key)
+        if not unchanged and entry is not None and entry.given_at > asked_at:
+            return entry.value
+        if len(self._entries) >= LIMIT:
+            self._entries.clear()
+        # Fresh from before the look.
+        self._entries[key] = _Entry(value, asked_at + self._seconds if unchanged else 0.0, asked_at)
+        return value
 
     def _stale(self, key: Key, error: Exception) -> Value:
         entry = self._entries.get(key)

@@ -21,6 +21,11 @@ class Limits:
     def in_progress(self) -> int:
         return self._all
 
+    @property
+    def crowded(self) -> bool:
+        """Whether the process carries more than half of what it takes."""
+        return self._all > self._most // 2
+
     @contextmanager
     def counted(self, project: ProjectId, own: int | None) -> Generator[None, None, None]:
         """One completion while the block runs, `own` being the project's own limit.

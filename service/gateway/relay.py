@@ -50,6 +50,8 @@ class Call:
     tenant: str
     request_id: str
     stream: bool
+    once: bool = False
+    """Whether it is not worth asking again once a replica may have taken it in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +149,10 @@ class Relay:
         attempts.stay = None
         attempts.tried.add(replica.id)
         attempts.taken += failure.taken
-        if attempts.taken < 2 and self._others(call, attempts):
+        spent = call.once and attempts.taken
+        if not spent and attempts.taken < 2 and self._others(call, attempts):
             return
-        if not first or not failure.repeat:
+        if spent or not first or not failure.repeat:
             raise Unavailable(
                 "The model server did not answer; it may be restarting. Try again.",
                 code="replica_unavailable",
@@ -209,12 +212,14 @@ class Relay:
             REQUEST_ID_HEADER: call.request_id,
             TENANT_HEADER: call.tenant,
         }
+        post = self._session.post(replica.url + call.path, data=call.body, headers=headers)
         # Only a stream says with its headers that the adapter is there; other answers also take as long as they are.
-        limit = deadline if call.stream and call.target.is_adapter else None
-        clock = asyncio.timeout_at(limit)
+        if not call.stream or not call.target.is_adapter:
+            return await post
+        clock = asyncio.timeout_at(deadline)
         try:
             async with clock:
-                return await self._session.post(replica.url + call.path, data=call.body, headers=headers)
+                return await post
         except TimeoutError as error:
             if not clock.expired():
                 raise

@@ -8,7 +8,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 
@@ -17,20 +16,21 @@ from starlette.types import Receive, Scope, Send
 
 from service.contracts.ids import ProjectId, new_request_id
 from service.contracts.replica import WAIT_HEADER
-from service.errors import Unavailable
+from service.errors import ApiError, Unavailable
 from service.gateway import fields
 from service.gateway.client import Answer, read_body
 from service.gateway.embeddings import not_embedding, parse_embedding
-from service.gateway.events import Usage
-from service.gateway.exchange import Booking, pass_on, whole_answer
+from service.gateway.exchange import Answered, Booking, pass_on, whole_answer
 from service.gateway.heat import Heat
 from service.gateway.limits import Limits
+from service.gateway.outcomes import Outcomes
 from service.gateway.place import Placement
 from service.gateway.pulse import Pulse
 from service.gateway.relay import Call, Relay, open_session
 from service.gateway.request import CompletionRequest, check_type, parse
 from service.gateway.resolve import Callers, Pseudonyms, Resolver, Target
 from service.gateway.responses import parse_response
+from service.gateway.shadows import Shadows
 from service.gateway.warm import Warmer
 from service.limits.limiter import Limiter, estimate
 from service.limits.rates import Admission
@@ -49,18 +49,10 @@ PARSERS: dict[str, Parser] = {
 }
 """What reads a request's body, by the path that generates from it."""
 EMBEDDINGS = "/v1/embeddings"
+VERSION_HEADER = b"x-adapter-version"
+"""Answer header: which version answered, where the registry was asked."""
 
 log = logging.getLogger("service.gateway")
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """`waited` is the seconds before the request's turn at its replica."""
-
-    request_id: str
-    body: bytes
-    usage: Usage
-    waited: float
 
 
 class Gateway:
@@ -77,6 +69,10 @@ class Gateway:
         self._warmer = Warmer(resources)
         self.spool = Spool(settings.spool_dir, resources.database)
         self.limiter = Limiter(settings, resources.database)
+        self.outcomes = Outcomes(resources.database)
+        self.shadows = Shadows(
+            partial(self.answer, shadow=True), self.spool, settings.max_shadow_requests, lambda: self.limits.crowded
+        )
         self._cold_wait = settings.cold_wait_seconds
         self._stack = AsyncExitStack()
         resources.notifications.subscribe("model", self.resolver.forget)
@@ -94,8 +90,10 @@ class Gateway:
         await self._stack.enter_async_context(self.spool.running())
         await self.membership.refresh()
         warming = partial(self._warmer.run, session, self._placement)
-        for work in (self.membership.run, pulse.run, warming, self.limiter.run):
+        self._stack.push_async_callback(self.outcomes.flush)
+        for work in (self.membership.run, pulse.run, warming, self.limiter.run, self.outcomes.run):
             self._stack.push_async_callback(_ended, asyncio.create_task(_kept_running(work)))
+        self._stack.push_async_callback(self.shadows.close)
         return self
 
     async def __aexit__(
@@ -119,20 +117,46 @@ class Gateway:
     ) -> None:
         """Asks a replica and passes its answer on. The ledger's id is ours: a client's could be used twice."""
         call = self._call(path, tenant.project_id, request, target, self._pseudonyms.tenant(tenant.project_id))
-        async with self._relay.ask(call) as reply:
-            booking = Booking(self.spool, tenant, target, call.request_id, admission)
-            await pass_on(reply, request, target, answer, booking)
+        try:
+            async with self._relay.ask(call) as reply:
+                if target.shadow is not None:
+                    self.shadows.offer(path, tenant.project_id, request, target.shadow)
+                booking = Booking(self.spool, tenant, target, call.request_id, admission)
+                whole = await pass_on(reply, request, target, answer, booking)
+        except ApiError as problem:
+            self.outcomes.note_problem(target.version, problem)
+            raise
+        if target.version is not None:
+            self.outcomes.note(target.version, failed=not whole)
 
-    async def answer(self, path: str, project: ProjectId, request: CompletionRequest, target: Target) -> Answered:
-        """A replica's whole answer to a request of a batch. Not metered here. Raises ApiError."""
-        call = self._call(path, project, request, target, self._pseudonyms.batches(project))
-        async with self._relay.ask(call) as reply:
-            body, usage = whole_answer(reply, target)
-            waited = float(reply.response.headers.get(WAIT_HEADER, 0)) / 1000
-            return Answered(call.request_id, body, usage, waited)
+    async def answer(
+        self, path: str, project: ProjectId, request: CompletionRequest, target: Target, *, shadow: bool = False
+    ) -> Answered:
+        """A replica's whole answer to what no client waits for. Not metered here. Raises ApiError."""
+        call = self._call(path, project, request, target, self._pseudonyms.batches(project), once=shadow)
+        try:
+            async with self._relay.ask(call) as reply:
+                body, usage = whole_answer(reply, target)
+                waited = float(reply.response.headers.get(WAIT_HEADER, 0)) / 1000
+        except ApiError as problem:
+            self.outcomes.note_problem(target.version, problem, shadow=shadow)
+            raise
+        if target.version is not None:
+            self.outcomes.note(target.version, failed=False, shadow=shadow)
+        return Answered(call.request_id, body, usage, waited)
 
-    def _call(self, path: str, project: ProjectId, request: CompletionRequest, target: Target, tenant: str) -> Call:
+    def _call(
+        self,
+        path: str,
+        project: ProjectId,
+        request: CompletionRequest,
+        target: Target,
+        tenant: str,
+        *,
+        once: bool = False,
+    ) -> Call:
         return Call(
+            once=once,
             path=path,
             body=request.upstream(target.model, self._pseudonyms.cache_salt(project)),
             target=target,
@@ -158,10 +182,13 @@ class Endpoint:
         with self._gateway.limits.counted(tenant.project_id, tenant.limits.streams):
             raw = await read_body(receive)
             request = self._read(raw)
-            target = await self._gateway.resolver.target(tenant.project_id, request.model)
+            target = await self._gateway.resolver.target(tenant.project_id, request.model, raw)
             tokens = estimate(len(raw), request.fields, request.choices * request.prompts)
             with self._gateway.limiter.admit(tenant, tokens) as admission:
-                async with Answer(receive, send, admission.headers) as answer:
+                headers = admission.headers
+                if target.version is not None:
+                    headers = [*headers, (VERSION_HEADER, target.name.encode())]
+                async with Answer(receive, send, headers) as answer:
                     await self._gateway.exchange(self._path, tenant, request, target, answer, admission)
 
 
@@ -180,9 +207,11 @@ class Embeddings:
 
 
 async def caller(gateway: Gateway, scope: Scope, path: str) -> Tenant:
-    """Who asks, before the body is read. Raises Unauthenticated, Forbidden or UnsupportedMedia."""
+    """Who asks, before the body is read. Raises Unauthenticated, RateLimited, Forbidden or UnsupportedMedia."""
     headers: dict[bytes, bytes] = dict(scope["headers"])
-    tenant = await gateway.callers.tenant(headers.get(b"authorization", b"").decode("latin-1"))
+    client = scope.get("client")
+    address = client[0] if client else None
+    tenant = await gateway.callers.tenant(headers.get(b"authorization", b"").decode("latin-1"), address)
     scopes.require(tenant.scopes, "POST", path)
     check_type(headers.get(b"content-type", b"").decode("latin-1"))
     return tenant
