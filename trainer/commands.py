@@ -1,4 +1,4 @@
-"""How the two children are started, from the settings."""
+"""How the children are started, from the settings."""
 
 import sys
 from dataclasses import dataclass
@@ -10,6 +10,8 @@ from trainer.settings import TrainerSettings
 class ChildCommands:
     preparer: tuple[str, ...]
     engine: tuple[str, ...]
+    converter: tuple[str, ...] = ()
+    """Empty where the agent takes no transfers."""
 
 
 def child_commands(settings: TrainerSettings) -> ChildCommands:
@@ -21,7 +23,12 @@ def child_commands(settings: TrainerSettings) -> ChildCommands:
         "--memory-bytes": str(int(settings.memory_gib * (1 << 30))),
         "--checkpoint-seconds": str(settings.checkpoint_seconds),
     }
+    converter = {
+        "--base": settings.base_source,
+        "--memory-bytes": str(int(settings.transfer_memory_gib * (1 << 30))),
+    }
     return ChildCommands(
         preparer=(sys.executable, "-m", "trainer.data", "--base", settings.base_source),
         engine=(sys.executable, "-m", "trainer.engine", *(word for option in engine.items() for word in option)),
+        converter=(sys.executable, "-m", "trainer.convert", *(word for option in converter.items() for word in option)),
     )

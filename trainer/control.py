@@ -7,7 +7,7 @@ or an absent service means is for the caller.
 import asyncio
 import random
 import time
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import aiohttp
 from pydantic import BaseModel, SecretStr, ValidationError
@@ -56,37 +56,15 @@ def pause(attempt: int) -> float:
     return random.uniform(0.5, 1.0) * min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**attempt)
 
 
-class ServiceClient:
-    """Calls raise LeaseLost, Refused or ServiceAway, the last one after `patience` seconds of trying."""
+class WorkerApi:
+    """Calls of one area raise LeaseLost, Refused or ServiceAway, the last one after `patience` seconds of trying."""
+
+    PLACE: ClassVar[str]
 
     def __init__(self, session: aiohttp.ClientSession, url: str, token: SecretStr) -> None:
         self._session = session
-        self._url = f"{url.rstrip('/')}/internal/leases"
+        self._url = f"{url.rstrip('/')}/internal/{self.PLACE}"
         self._headers = {"Authorization": f"Bearer {token.get_secret_value()}", "Content-Type": "application/json"}
-
-    async def claim(self, request: ClaimRequest) -> Lease | None:
-        """One long poll, one try. None when there is nothing to do."""
-        raw = await self._once("", request, request.wait_seconds + ATTEMPT_SECONDS)
-        return _parse(Lease, raw) if raw else None
-
-    async def renew(self, job: str, request: RenewRequest, limit: float) -> Control:
-        """One try of at most `limit` seconds: the caller has a deadline of its own to keep."""
-        return _parse(Control, await self._once(f"/{job}/renew", request, limit))
-
-    async def report(self, job: str, report: Report, patience: float = 0) -> Control:
-        return _parse(Control, await self._call(f"/{job}/report", report, patience))
-
-    async def uploads(self, job: str, request: UploadRequest, patience: float) -> UploadTargets:
-        return _parse(UploadTargets, await self._call(f"/{job}/uploads", request, patience))
-
-    async def checkpoint(self, job: str, done: CheckpointDone, patience: float) -> Control:
-        return _parse(Control, await self._call(f"/{job}/checkpoints", done, patience))
-
-    async def checkpoint_model(self, job: str, model: CheckpointModel, patience: float) -> Control:
-        return _parse(Control, await self._call(f"/{job}/checkpoint-models", model, patience))
-
-    async def finish(self, job: str, finish: Finish, patience: float) -> Finished:
-        return _parse(Finished, await self._call(f"/{job}/finish", finish, patience))
 
     async def _call(self, path: str, body: BaseModel, patience: float) -> bytes:
         deadline = time.monotonic() + patience
@@ -116,6 +94,36 @@ class ServiceClient:
         raise _error(answer.status, raw)
 
 
+class ServiceClient(WorkerApi):
+    """Of leases on jobs."""
+
+    PLACE = "leases"
+
+    async def claim(self, request: ClaimRequest) -> Lease | None:
+        """One long poll, one try. None when there is nothing to do."""
+        raw = await self._once("", request, request.wait_seconds + ATTEMPT_SECONDS)
+        return parse(Lease, raw) if raw else None
+
+    async def renew(self, job: str, request: RenewRequest, limit: float) -> Control:
+        """One try of at most `limit` seconds: the caller has a deadline of its own to keep."""
+        return parse(Control, await self._once(f"/{job}/renew", request, limit))
+
+    async def report(self, job: str, report: Report, patience: float = 0) -> Control:
+        return parse(Control, await self._call(f"/{job}/report", report, patience))
+
+    async def uploads(self, job: str, request: UploadRequest, patience: float) -> UploadTargets:
+        return parse(UploadTargets, await self._call(f"/{job}/uploads", request, patience))
+
+    async def checkpoint(self, job: str, done: CheckpointDone, patience: float) -> Control:
+        return parse(Control, await self._call(f"/{job}/checkpoints", done, patience))
+
+    async def checkpoint_model(self, job: str, model: CheckpointModel, patience: float) -> Control:
+        return parse(Control, await self._call(f"/{job}/checkpoint-models", model, patience))
+
+    async def finish(self, job: str, finish: Finish, patience: float) -> Finished:
+        return parse(Finished, await self._call(f"/{job}/finish", finish, patience))
+
+
 def _error(status: int, raw: bytes) -> Exception:
     code, message = _envelope(raw)
     if status == 409 and code == "lease_lost":
@@ -142,7 +150,7 @@ def _envelope(raw: bytes) -> tuple[str | None, str]:
     return error.code, error.message
 
 
-def _parse(kind: type[M], raw: bytes) -> M:
+def parse(kind: type[M], raw: bytes) -> M:
     try:
         return kind.model_validate_json(raw)
     except ValidationError as error:

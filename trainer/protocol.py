@@ -1,8 +1,9 @@
-"""Messages between the agent (parent, holds the lease) and its two children, one JSON object a line over pipes.
+"""Messages between the agent (parent, holds the lease) and its children, one JSON object a line over pipes.
 
 The preparer turns files into token ids and loss weights; the engine trains. Both outlive jobs, so their imports and the
-base model are paid once. Commands go to a child's stdin, replies come from its stdout; everything a library prints is
-sent to stderr by the child. Paths are on the local disk, in a work folder of the job that the agent makes and removes.
+base model are paid once. The converter, for imports and merges, lives for one of them. Commands go to a child's stdin,
+replies come from its stdout; everything a library prints is sent to stderr by the child. Paths are on the local disk,
+in a work folder of the job that the agent makes and removes.
 """
 
 from typing import Annotated, Literal
@@ -10,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from service.contracts.job import JobSpec, Method
+from service.contracts.manifest import Canary
 from service.contracts.worker import CheckpointMetrics, Event, JobFailure
 
 
@@ -122,6 +124,7 @@ class CheckpointModelWritten(Line):
     step: int
     directory: str
     target_modules: tuple[str, ...]
+    canary: Canary | None = None
     metrics: CheckpointMetrics
 
 
@@ -144,6 +147,7 @@ class Trained(Line):
     trained_tokens: int
     directory: str
     target_modules: tuple[str, ...]
+    canary: Canary | None = None
 
 
 class Stopped(Line):
@@ -163,6 +167,50 @@ class JobFailed(Line):
     failure: JobFailure
 
 
+# Agent → converter. One process does one of these and ends.
+
+
+class Import(Line):
+    """Make an adapter of this base out of the files in `source_dir`, in PEFT's format, at `out_dir`."""
+
+    type: Literal["import"] = "import"
+    source_dir: str
+    out_dir: str
+    base_model: str = Field(description="Public name, for the adapter's config.")
+    max_rank: int
+
+
+class Merge(Line):
+    """Write the base with the adapter in `adapter_dir` merged into it, its config and its tokenizer, to `out_dir`."""
+
+    type: Literal["merge"] = "merge"
+    adapter_dir: str
+    out_dir: str
+
+
+# Converter → agent.
+
+
+class Imported(Line):
+    type: Literal["imported"] = "imported"
+    rank: int
+    alpha: float
+    target_modules: tuple[str, ...]
+    changes: tuple[str, ...] = Field(description="What had to be changed, in words.")
+    canary: Canary | None = None
+
+
+class Merged(Line):
+    type: Literal["merged"] = "merged"
+
+
+class ConvertFailed(Line):
+    """It cannot be done, here or elsewhere; the message says what to do instead."""
+
+    type: Literal["convert_failed"] = "convert_failed"
+    failure: JobFailure
+
+
 ToPreparer = Prepare
 FromPreparer = Annotated[PreparerReady | Prepared | PrepareFailed, Field(discriminator="type")]
 ToEngine = Annotated[Start | Stop, Field(discriminator="type")]
@@ -178,6 +226,11 @@ FromEngine = Annotated[
     Field(discriminator="type"),
 ]
 
+ToConverter = Annotated[Import | Merge, Field(discriminator="type")]
+FromConverter = Annotated[Imported | Merged | ConvertFailed, Field(discriminator="type")]
+
+to_converter: TypeAdapter[ToConverter] = TypeAdapter(ToConverter)
+from_converter: TypeAdapter[FromConverter] = TypeAdapter(FromConverter)
 from_preparer: TypeAdapter[FromPreparer] = TypeAdapter(FromPreparer)
 to_engine: TypeAdapter[ToEngine] = TypeAdapter(ToEngine)
 from_engine: TypeAdapter[FromEngine] = TypeAdapter(FromEngine)

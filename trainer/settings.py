@@ -29,3 +29,7 @@ class TrainerSettings(BaseSettings):
     stop_seconds: float = Field(default=10.0, gt=0, description="From SIGTERM to the last child gone.")
     stall_seconds: float = Field(default=300.0, gt=0, description="A silent engine is restarted then.")
     ready_seconds: float = Field(default=1800.0, gt=0, description="For a child to load what it needs.")
+    transfers: bool = Field(default=True, description="Whether it also imports adapters and merges them for export.")
+    transfer_poll_seconds: float = Field(default=3.0, gt=0)
+    transfer_seconds: float = Field(default=3600.0, gt=0, description="For one conversion or merge.")
+    transfer_memory_gib: float = Field(default=0, ge=0, description="For the same; 0 takes half of the machine's.")

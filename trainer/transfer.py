@@ -13,6 +13,7 @@ from pathlib import Path
 import aiohttp
 
 from service.contracts.manifest import ManifestFile
+from service.contracts.transfer import SourceFile
 from trainer.control import pause
 
 CHUNK_BYTES = 1 << 20
@@ -75,9 +76,9 @@ def digest_of(body: bytes) -> Digest:
 
 
 async def download(
-    session: aiohttp.ClientSession, url: str, expected: ManifestFile, target: Path, patience: float
+    session: aiohttp.ClientSession, url: str, expected: ManifestFile | SourceFile, target: Path, patience: float
 ) -> None:
-    """Fetches into `target`, which exists only if it is the promised file.
+    """Fetches into `target`, which exists only if it is the promised file. Of some only the size is promised.
 
     Raises StoreAway, UrlRefused, ObjectGone or Corrupt; OSError where the local disk fails.
     """
@@ -123,7 +124,7 @@ async def upload(session: aiohttp.ClientSession, url: str, body: Path | bytes, s
         attempt += 1
 
 
-async def _fetch(session: aiohttp.ClientSession, url: str, expected: ManifestFile, partial: Path) -> None:
+async def _fetch(session: aiohttp.ClientSession, url: str, expected: ManifestFile | SourceFile, partial: Path) -> None:
     sha256, size = hashlib.sha256(), 0
     with partial.open("wb") as file:
 
@@ -138,7 +139,7 @@ async def _fetch(session: aiohttp.ClientSession, url: str, expected: ManifestFil
                 if size > expected.size:
                     raise _Damaged(f"more than the promised {expected.size} bytes")
                 await asyncio.to_thread(keep, chunk)
-    if size != expected.size or sha256.hexdigest() != expected.sha256:
+    if size != expected.size or expected.sha256 not in (None, sha256.hexdigest()):
         raise _Damaged(f"{size} bytes that do not hash to the promised SHA-256")
 
 

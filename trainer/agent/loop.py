@@ -15,6 +15,7 @@ from trainer.agent.engine import EngineHost
 from trainer.agent.preparer import PreparerHost
 from trainer.agent.quarantine import Quarantine
 from trainer.agent.run import LeaseRun
+from trainer.agent.transfers import Transfers
 from trainer.agent.workdir import job_folder
 from trainer.agent.worker import Worker
 from trainer.children import OOM_SCORE
@@ -22,6 +23,7 @@ from trainer.commands import ChildCommands
 from trainer.control import ServiceAway, ServiceClient, pause
 from trainer.settings import TrainerSettings
 from trainer.transfer import new_store_session
+from trainer.transfer_client import TransferClient
 
 log = logging.getLogger(__name__)
 
@@ -75,14 +77,16 @@ class Agent:
             worker = Worker(self._settings, service, store, self._preparer, self._engine, self._quarantine)
             children = [asyncio.create_task(child.run()) for child in (self._preparer, self._engine)]
             claims = asyncio.create_task(self._claim_forever(worker))
+            transfers = asyncio.create_task(self._transfer_forever(session, store))
             stop = asyncio.create_task(self._stop.wait())
-            essential = {claims, *children}
+            essential = {claims, transfers, *children}
             try:
                 await asyncio.wait({stop, *essential}, return_when=asyncio.FIRST_COMPLETED)
                 claims.cancel()
+                transfers.cancel()
                 await self._hand_back()
             finally:
-                for task in (stop, claims, *children):
+                for task in (stop, claims, transfers, *children):
                     task.cancel()
                 ended = await asyncio.gather(*essential, return_exceptions=True)
         for error in ended:
@@ -112,6 +116,14 @@ class Agent:
             failures = 0
             if lease:
                 self._adopt(worker, lease)
+
+    async def _transfer_forever(self, session: aiohttp.ClientSession, store: aiohttp.ClientSession) -> None:
+        settings = self._settings
+        if not settings.transfers or not self._commands.converter:
+            await asyncio.Event().wait()
+        client = TransferClient(session, settings.service_url, settings.worker_token)
+        transfers = Transfers(settings, self._commands.converter, self._jobs, client, store)
+        await transfers.run(self._engine.wait_ready)
 
     async def _wait_for_room(self) -> None:
         while not self._has_room():

@@ -7,7 +7,6 @@ overtake, costs a warning, never the job.
 import asyncio
 import logging
 import shutil
-from pathlib import Path
 
 from service.contracts.worker import CheckpointModel
 from trainer.agent.orders import Orders
@@ -88,9 +87,7 @@ class CheckpointModels:
                 self._announce()
 
     async def _store(self, written: CheckpointModelWritten) -> None:
-        manifest = await self._storing.adapter(
-            Path(written.directory), written.step, written.target_modules, MODEL_PATIENCE_SECONDS
-        )
+        manifest = await self._storing.adapter(written, written.step, MODEL_PATIENCE_SECONDS)
         model = CheckpointModel(epoch=self._storing.epoch, adapter=manifest, metrics=written.metrics)
         control = await self._service.checkpoint_model(self._storing.job, model, MODEL_PATIENCE_SECONDS)
         self._orders.give(control.want)

@@ -71,12 +71,11 @@ class Outputs:
 
     async def adapter(self, trained: Trained) -> AdapterManifest:
         """Raises WorkerUnfit where storage stays away, Refused where the service will not have it, LeaseLost."""
-        folder = Path(trained.directory)
         step = trained.step if trained.adapter_step is None else trained.adapter_step
         deadline, attempt = time.monotonic() + ADAPTER_PATIENCE_SECONDS, 0
         while True:
             try:
-                manifest = await self._storing.adapter(folder, step, trained.target_modules, TRANSFER_PATIENCE_SECONDS)
+                manifest = await self._storing.adapter(trained, step, TRANSFER_PATIENCE_SECONDS)
                 break
             except AWAY as error:
                 if time.monotonic() > deadline:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from service.contracts.manifest import MANIFEST, AdapterManifest, CheckpointManifest, ManifestFile, canonical_json
 from service.contracts.worker import Lease, UploadRequest
 from trainer.control import Refused, ServiceAway, ServiceClient
-from trainer.protocol import CheckpointWritten
+from trainer.protocol import CheckpointModelWritten, CheckpointWritten, Trained
 from trainer.transfer import Digest, ObjectGone, StoreAway, UrlRefused, digest, digest_of, upload
 
 AWAY = (ServiceAway, StoreAway, UrlRefused, ObjectGone)
@@ -30,9 +30,8 @@ class Storing:
         self._lease, self._service, self._store = lease, service, store
         self.job, self.epoch = lease.spec.job_id, lease.epoch
 
-    async def adapter(
-        self, folder: Path, step: int, target_modules: tuple[str, ...], patience: float
-    ) -> AdapterManifest:
+    async def adapter(self, written: Trained | CheckpointModelWritten, step: int, patience: float) -> AdapterManifest:
+        folder = Path(written.directory)
         sums = await asyncio.to_thread(_sums, folder)
         spec = self._lease.spec
         manifest = AdapterManifest(
@@ -41,10 +40,11 @@ class Storing:
             chat_template_sha256=spec.chat_template_sha256,
             rank=spec.hyperparameters.lora_rank,
             alpha=spec.hyperparameters.lora_alpha,
-            target_modules=target_modules,
+            target_modules=written.target_modules,
             job_id=self.job,
             step=step,
             files=_files(sums),
+            canary=written.canary,
         )
         request = UploadRequest(epoch=self.epoch, kind="adapter", adapter=manifest)
         await self._store_all(folder, sums, request, manifest, patience)

@@ -1,0 +1,9 @@
+"""One thread: with matrices this small, and tests beside each other, a second one is only waited for."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    torch.set_num_threads(1)
