@@ -1,9 +1,34 @@
-"""The `openai` package's clients, pointed at a Weft service. Every resource and type is the `openai` package's own.
+"""The `openai` package's clients, pointed at a Weft service, with Weft's own resources.
 
-`WEFT_BASE_URL` (for instance http://127.0.0.1:8000/v1) and `WEFT_API_KEY` are read where the arguments are left out;
-the variables of the `openai` package are not, so that a Weft client never talks to OpenAI by accident.
+>>> from weft import Weft
+>>> client = Weft(base_url=base_url, api_key=api_key)
+>>> file = client.files.upload("train.jsonl", purpose="fine-tune")
+>>> job = client.fine_tuning.jobs.create_and_wait(model="weft-tiny", training_file=file.id)
+>>> job.status
+'succeeded'
 """
 
 from weft.client import AsyncWeft, Weft
+from weft.errors import (
+    DamagedDownload,
+    ExportFailed,
+    FileChanged,
+    ImportFailed,
+    JobCancelled,
+    JobEnded,
+    JobFailed,
+    WaitTimeout,
+)
 
-__all__ = ["AsyncWeft", "Weft"]
+__all__ = [
+    "AsyncWeft",
+    "DamagedDownload",
+    "ExportFailed",
+    "FileChanged",
+    "ImportFailed",
+    "JobCancelled",
+    "JobEnded",
+    "JobFailed",
+    "WaitTimeout",
+    "Weft",
+]

@@ -1,0 +1,1 @@
+"""Weft's own resources and those of the `openai` package that Weft adds to; loaded when they are first used."""

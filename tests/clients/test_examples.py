@@ -1,0 +1,77 @@
+"""Every example in the SDK's docstrings, run as it stands against a real service."""
+
+import doctest
+import importlib
+import pkgutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import weft
+from tests.clients.conftest import Tenant, examples
+from tests.service.conftest import Service
+from weft import Weft
+
+DAY = 86_400
+
+
+def documented() -> Iterator[doctest.DocTest]:
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    for found in pkgutil.walk_packages(weft.__path__, "weft."):
+        if not found.name.startswith("weft.cli"):
+            yield from finder.find(importlib.import_module(found.name))
+    yield from finder.find(weft)
+
+
+TESTS = {test.name: test for test in documented() if test.examples}
+
+
+@pytest.fixture
+def owner(
+    service: Service, make_project: Callable[[str], tuple[str, str]], request: pytest.FixtureRequest
+) -> Iterator[Tenant]:
+    """A project of the example's own."""
+    project, key = make_project(request.node.name)
+    with Weft(api_key=key, base_url=f"{service.url}/v1", max_retries=0, timeout=30) as client:
+        yield Tenant(project, key, client)
+
+
+def prepared(client: Weft, source: str) -> dict[str, Any]:
+    """What the example speaks of."""
+    file = client.files.create(file=("train.jsonl", examples()), purpose="fine-tune").id
+    names: dict[str, Any] = {"file_id": file}
+    if "webhook_id" in source:
+        types = ["fine_tuning.job.succeeded"]
+        made = client.webhook_endpoints.create(name="jobs", url="https://hooks.example.com/jobs", event_types=types)
+        names["webhook_id"] = made.id
+    if "job_id" in source or "support-bot" in source or "adapter_id" in source:
+        job = client.fine_tuning.jobs.create_and_wait(model="weft-tiny", training_file=file, wait_timeout=60)
+        names["job_id"] = job.id
+        adapter = client.adapters.create(name="support-bot", source={"type": "job", "job_id": job.id})
+        names["adapter_id"] = adapter.id
+    return names
+
+
+@pytest.mark.parametrize("name", sorted(TESTS))
+def test_an_example(
+    name: str, service: Service, owner: Tenant, administrator: Weft, worker: None, folder: Path
+) -> None:
+    test = TESTS[name]
+    test.globs = {
+        "Weft": Weft,
+        "datasets": importlib.import_module("weft.datasets"),
+        "base_url": f"{service.url}/v1",
+        "api_key": owner.key,
+        "client": owner.client,
+        "admin": administrator,
+        "project_id": owner.project_id,
+        "midnight": int(time.time()) // DAY * DAY,
+        **prepared(owner.client, "".join(example.source for example in test.examples)),
+    }
+    said: list[str] = []
+    result = doctest.DocTestRunner(optionflags=doctest.REPORT_NDIFF).run(test, out=said.append)
+    assert result.attempted > 0
+    assert result.failed == 0, "".join(said)
