@@ -3,8 +3,8 @@
 import logging
 import re
 import time
+from collections.abc import Iterable
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.contracts.ids import new_request_id
@@ -12,8 +12,9 @@ from service.contracts.replica import REQUEST_ID_HEADER
 from service.errors import ApiError, PayloadTooLarge, UnsupportedMedia
 from service.rendering import respond, unexpected
 
-OPENAI_VERSION = "2020-10-01"
-CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+OPENAI_VERSION = (b"openai-version", b"2020-10-01")
+RAW_ID_HEADER = REQUEST_ID_HEADER.encode()
+CLIENT_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 PART_PATH = re.compile(r"/v1/uploads/[^/]+/parts")
 UPLOAD_PATH = "/v1/files"
 PROMPT_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"})
@@ -45,10 +46,13 @@ class RequestFrame:
             nonlocal answered
             if message["type"] == "http.response.start":
                 answered = True
-                headers = MutableHeaders(scope=message)
-                headers[REQUEST_ID_HEADER] = request_id
-                headers["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
-                headers["openai-version"] = OPENAI_VERSION
+                milliseconds = round((time.perf_counter() - started) * 1000)
+                named = (
+                    (RAW_ID_HEADER, request_id.encode()),
+                    (b"openai-processing-ms", b"%d" % milliseconds),
+                    OPENAI_VERSION,
+                )
+                message["headers"] = [*message.get("headers", ()), *named]
             await send(message)
 
         try:
@@ -78,7 +82,7 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         limit = self._limit(scope["method"], scope["path"])
-        refused = _refused(Headers(scope=scope), limit)
+        refused = _refused(scope["headers"], limit)
         if refused is not None:
             await respond(refused)(scope, receive, send)
             return
@@ -119,16 +123,20 @@ class BodyLimit:
 
 
 def _request_id(scope: Scope) -> str:
-    given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
-    return given if CLIENT_ID.fullmatch(given) else new_request_id()
+    for name, value in scope["headers"]:
+        if name == RAW_ID_HEADER and CLIENT_ID.fullmatch(value):
+            return value.decode()
+    return new_request_id()
 
 
-def _refused(headers: Headers, limit: int) -> ApiError | None:
-    if headers.get("content-encoding", "identity").lower() != "identity":
-        return UnsupportedMedia("Compressed request bodies are not accepted; send the body without Content-Encoding.")
-    length = headers.get("content-length", "0")
-    if length.isdigit() and int(length) > limit:
-        return _too_large(limit)
+def _refused(headers: Iterable[tuple[bytes, bytes]], limit: int) -> ApiError | None:
+    for name, value in headers:
+        if name == b"content-encoding" and value.lower() != b"identity":
+            return UnsupportedMedia(
+                "Compressed request bodies are not accepted; send the body without Content-Encoding."
+            )
+        if name == b"content-length" and value.isdigit() and int(value) > limit:
+            return _too_large(limit)
     return None
 
 

@@ -2,7 +2,8 @@
 
 A notification wakes a stream, a look each POLL_SECONDS stands in for lost ones. Between looks a stream holds no
 connection of the database, and it reads the next batch only when the client has taken the last. Ids are the events'
-sequence numbers, so a client that was cut off goes on with `Last-Event-ID`, whichever process it finds.
+sequence numbers, so a client that was cut off, as all are when the process is to end, goes on with `Last-Event-ID`,
+whichever process it finds.
 """
 
 import asyncio
@@ -82,7 +83,7 @@ async def _sequence(session: TenantSession, job: JobRow, after: str | None, last
 
 
 async def follow(request: Request, resources: Resources, begin: Place) -> AsyncGenerator[str]:
-    """Ends with END when the job has ended, and without it when the caller's key has."""
+    """Ends with END when the job has ended, and without it when the caller's key has, or this process."""
     seq, spoken = begin.seq, time.monotonic()
     with _counted(request, begin.project), resources.notifications.watch("job", begin.job_id) as changed:
         while True:
@@ -96,12 +97,12 @@ async def follow(request: Request, resources: Resources, begin: Place) -> AsyncG
             if ended:
                 yield END
                 return
-            if not await _still_welcome(request):
+            if resources.ending.is_set() or not await _still_welcome(request):
                 return
             if time.monotonic() - spoken > KEEP_ALIVE_SECONDS - POLL_SECONDS:
                 yield KEEP_ALIVE
                 spoken = time.monotonic()
-            await _woken(changed)
+            await _woken(changed, resources.ending)
 
 
 @contextmanager
@@ -139,11 +140,14 @@ async def _still_welcome(request: Request) -> bool:
     return True
 
 
-async def _woken(changed: asyncio.Event) -> None:
+async def _woken(*events: asyncio.Event) -> None:
+    """Returns when one of them is set, and after POLL_SECONDS."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
     try:
-        await asyncio.wait_for(changed.wait(), POLL_SECONDS)
-    except TimeoutError:
-        return
+        await asyncio.wait(waits, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 def _framed(event: EventRow) -> str:

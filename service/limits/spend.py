@@ -18,7 +18,7 @@ from service.errors import RateLimited
 from service.settings import ServiceSettings
 from service.tenants.auth import Tenant
 from service.tenants.models import ProjectRow
-from service.usage.models import UsageRow
+from service.usage.models import PRICED, UsageRow
 from service.usage.prices import Prices
 
 REFRESH_SECONDS = 5.0
@@ -82,16 +82,16 @@ async def require_budget(session: TenantSession, settings: ServiceSettings) -> N
 
 
 async def spent_this_month(session: AsyncSession, project: ProjectId, prices: Prices) -> Decimal:
-    """What the ledger says; storage is not in it."""
+    """What the ledger says; storage is not in it, nor are copies of requests that nobody made."""
     query = (
         select(
-            UsageRow.model,
+            PRICED,
             func.sum(UsageRow.prompt_tokens),
             func.sum(UsageRow.completion_tokens),
             func.sum(UsageRow.trained_tokens),
         )
-        .where(UsageRow.project_id == project, UsageRow.created_at >= MONTH)
-        .group_by(UsageRow.model)
+        .where(UsageRow.project_id == project, UsageRow.created_at >= MONTH, ~UsageRow.shadow)
+        .group_by(PRICED)
     )
     rows = (await session.execute(query)).all()
     lines = [item for model, *counts in rows for item in prices.items(model, *(int(count) for count in counts))]

@@ -25,8 +25,10 @@ from service.tenants import admin_keys, scopes
 from service.tenants.audit import acts
 from service.tenants.keys import hash_key, public_id_of
 from service.tenants.models import KeyRow, OrganizationRow, ProjectRow
+from service.tenants.throttle import Throttle
 
 CACHE_LIMIT = 10_000
+NEVER = (0.0, None)
 USED = text(
     """
     update api_keys set last_used_at = now()
@@ -71,16 +73,37 @@ class KeyCache:
         self._seconds = seconds
         self._known: dict[bytes, tuple[float, Tenant]] = {}
         self._loading: dict[bytes, asyncio.Task[Tenant | None]] = {}
+        self._good: set[bytes] = set()
+        self.throttle = Throttle()
 
-    async def find(self, key: str) -> Tenant | None:
-        """The tenant of a presented key, or None where there is none, it was revoked or its project is archived."""
+    async def find(self, key: str, address: str | None = None) -> Tenant | None:
+        """The tenant of a presented key, or None where there is none, it was revoked or its project is archived.
+
+        Raises RateLimited where too many that were none came from `address`, except for keys that were good before.
+        """
+        digest = hash_key(key)
+        known = self.known(digest)
+        if known is not None:
+            return known
+        if digest not in self._good:
+            self.throttle.check(address)
+        tenant = await self._looked_up(key, digest)
+        if tenant is None:
+            self._good.discard(digest)
+            self.throttle.refused(address)
+        elif len(self._good) < CACHE_LIMIT:
+            self._good.add(digest)
+        return tenant
+
+    def known(self, digest: bytes) -> Tenant | None:
+        """The tenant of a key whose last look-up still holds, by the key's hash."""
+        until, tenant = self._known.get(digest, NEVER)
+        return tenant if tenant is not None and until > time.monotonic() and not tenant.expired else None
+
+    async def _looked_up(self, key: str, digest: bytes) -> Tenant | None:
         public_id = public_id_of(key)
         if public_id is None:
             return None
-        digest = hash_key(key)
-        known = self._known.get(digest)
-        if known is not None and known[0] > time.monotonic() and not known[1].expired:
-            return known[1]
         loading = self._loading.get(digest)
         if loading is None:
             loading = self._loading[digest] = asyncio.create_task(self._remembered(public_id, digest))
@@ -157,7 +180,7 @@ def bearer(authorization: str | None) -> str:
 
 async def current_tenant(request: Request) -> Tenant:
     keys: KeyCache = request.app.state.keys
-    tenant = await keys.find(bearer(request.headers.get("authorization")))
+    tenant = await keys.find(bearer(request.headers.get("authorization")), _address(request))
     if tenant is None:
         raise Unauthenticated("Incorrect API key provided. Ask your administrator for a key of your project.")
     scopes.require(tenant.scopes, request.method, request.url.path)
@@ -175,6 +198,15 @@ async def _tenant_session(
         yield session
 
 
+def _address(request: Request) -> str | None:
+    return request.client.host if request.client else None
+
+
+def _throttle(request: Request) -> Throttle:
+    keys: KeyCache = request.app.state.keys
+    return keys.throttle
+
+
 def _is(presented: str, secret: SecretStr) -> bool:
     known = hashlib.sha256(secret.get_secret_value().encode()).digest()
     return hmac.compare_digest(hashlib.sha256(presented.encode()).digest(), known)
@@ -182,6 +214,9 @@ def _is(presented: str, secret: SecretStr) -> bool:
 
 def _proves(request: Request, secret: SecretStr) -> None:
     if not _is(bearer(request.headers.get("authorization")), secret):
+        throttle = _throttle(request)
+        throttle.check(_address(request))
+        throttle.refused(_address(request))
         raise Unauthenticated
 
 
@@ -189,8 +224,11 @@ async def require_admin(request: Request, resources: CurrentResources) -> None:
     """The key of the configuration, or one that was made with it."""
     key, key_id = bearer(request.headers.get("authorization")), None
     if not _is(key, resources.settings.admin_key):
+        throttle = _throttle(request)
+        throttle.check(_address(request))
         key_id = await admin_keys.prove(resources.database, key)
         if key_id is None:
+            throttle.refused(_address(request))
             raise Unauthenticated
     acts(request, "admin_key", key_id)
 

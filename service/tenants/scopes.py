@@ -12,6 +12,7 @@ AREAS = {
     "uploads": "files",
     "fine_tuning": "fine_tuning",
     "models": "model",
+    "adapters": "model",
     "batches": "batch",
     "webhook_endpoints": "webhooks",
     "webhook_event_types": "webhooks",

@@ -44,7 +44,7 @@ async def _items(
     session: ControlSession, prices: Prices, span: Range, projects: list[str] | None
 ) -> list[tuple[datetime, str, LineItem]]:
     found: list[tuple[datetime, str, LineItem]] = []
-    wanted = Wanted(project_ids=projects, group_by=("project_id", "model"))
+    wanted = Wanted(project_ids=projects, group_by=("project_id", "model"), priced=True)
     for row in await reports.used(session, None, span, wanted):
         lines = prices.items(str(row.group.model), row.prompt_tokens, row.completion_tokens, row.trained_tokens)
         found += [(row.begin, str(row.group.project_id), line) for line in lines]

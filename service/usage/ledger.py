@@ -1,11 +1,11 @@
 """Writing and summing the usage ledger. Rows are only ever added; what is billed to whom is the callers' decision."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
-from sqlalchemy import DateTime, Table, bindparam, func, select
+from sqlalchemy import ARRAY, Table, bindparam, column, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -16,18 +16,39 @@ from service.usage.models import UsageRow
 
 @dataclass(frozen=True)
 class UsageEntry:
-    """One booking. `id` is a request id, or `training_id(...)`: a second entry of the same id is never booked."""
+    """One booking. `id` is a request id, or `training_id(...)`: a second entry of the same id is never booked.
+
+    `base_model` is needed where `model` does not say it, and `shadow` means a copy of a request, which has no key.
+    """
 
     id: str
     project_id: str
     kind: Literal["completion", "training"]
     model: str
     key_id: str | None = None
+    base_model: str | None = None
+    shadow: bool = False
     prompt_tokens: int = 0
     completion_tokens: int = 0
     trained_tokens: int = 0
     created_at: datetime | None = None
     """When it was used; None means when it is booked, by the database's clock."""
+
+
+NAMES = [field.name for field in fields(UsageEntry)]
+_usage = cast("Table", UsageRow.__table__)
+_given = (
+    func.unnest(*(bindparam(name, type_=ARRAY(_usage.c[name].type)) for name in NAMES))
+    .table_valued(*(column(name, _usage.c[name].type) for name in NAMES), name="given")
+    .render_derived()
+)
+_when = func.coalesce(_given.c.created_at, func.now())
+BOOK = (
+    insert(_usage)
+    .from_select(NAMES, select(*(_when if name == "created_at" else _given.c[name] for name in NAMES)))
+    .on_conflict_do_nothing(index_elements=["id"])
+)
+"""One statement with a list for each column: a row of parameters for each entry takes ten times as long to send."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +66,7 @@ def training_id(job_id: str, epoch: int) -> str:
 async def record(session: ControlSession, rows: Sequence[UsageEntry]) -> None:
     """Books what is not booked yet, so that a spool may be replayed from any point."""
     if rows:
-        when = func.coalesce(bindparam("used_at", type_=DateTime(timezone=True)), func.now())
-        statement = (
-            insert(cast("Table", UsageRow.__table__))
-            .values(created_at=when)
-            .on_conflict_do_nothing(index_elements=["id"])
-        )
-        await session.execute(statement, [_parameters(row) for row in rows])
-
-
-def _parameters(row: UsageEntry) -> dict[str, Any]:
-    # Not asdict: it copies deeply, which cost more than all the rest of booking a row.
-    values = dict(vars(row))
-    values["used_at"] = values.pop("created_at")
-    return values
+        await session.execute(BOOK, {name: [getattr(row, name) for row in rows] for name in NAMES})
 
 
 async def totals(session: AsyncSession, project: ProjectId, since: datetime, until: datetime) -> UsageTotals:

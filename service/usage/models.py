@@ -9,7 +9,10 @@ from service.db import Base
 
 
 class UsageRow(Base):
-    """`id` is the request id of a completion, or `<job>:<epoch>` for training."""
+    """`id` is the request id of a completion, or `<job>:<epoch>` for training.
+
+    `base_model` is given where `model` does not say it. `shadow`: nobody's request, but a copy of one.
+    """
 
     __tablename__ = "usage"
 
@@ -18,7 +21,13 @@ class UsageRow(Base):
     kind: Mapped[str]
     key_id: Mapped[str | None]
     model: Mapped[str]
+    base_model: Mapped[str | None]
+    shadow: Mapped[bool] = mapped_column(default=False)
     prompt_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
     completion_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
     trained_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+PRICED = func.coalesce(UsageRow.base_model, UsageRow.model)
+"""What `prices.base_of` knows the base of."""

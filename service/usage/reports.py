@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.orm import InstrumentedAttribute
 
 from service.db import ControlSession
-from service.usage.models import UsageRow
+from service.usage.models import PRICED, UsageRow
 
 ORIGIN = datetime(1970, 1, 1, tzinfo=UTC)
 COLUMNS: dict[str, InstrumentedAttribute[Any]] = {
@@ -58,12 +58,13 @@ class Range:
 
 @dataclass(frozen=True)
 class Wanted:
-    """None stands for all. `group_by` are names of COLUMNS."""
+    """None stands for all. `group_by` are names of COLUMNS; models are told apart by price alone where it says so."""
 
     project_ids: list[str] | None = None
     api_key_ids: list[str] | None = None
     models: list[str] | None = None
     group_by: tuple[str, ...] = ()
+    priced: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ async def stored(session: ControlSession, span: Range, projects: Sequence[str] |
 
 def _query(kind: str | None, span: Range, wanted: Wanted) -> Select[Any]:
     begin = func.date_bin(literal(span.width, INTERVAL), UsageRow.created_at, ORIGIN).label("begin")
-    groups = [COLUMNS[name] for name in wanted.group_by]
+    groups = [PRICED if wanted.priced and name == "model" else COLUMNS[name] for name in wanted.group_by]
     query = select(
         begin,
         *groups,

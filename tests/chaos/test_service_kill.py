@@ -5,24 +5,19 @@ CHAOS_ROUNDS kills, few in the suite; `make chaos-service` runs many and prints 
 
 import itertools
 import json
-import multiprocessing
 import os
 import random
-import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing.process import BaseProcess
 from typing import Any
 
 import httpx2
 import pytest
-import uvloop
 
-from service.__main__ import serve
 from service.settings import ServiceSettings
+from tests.chaos.killed import PATIENT_SECONDS, forks, serving
 from tests.conftest import wait_until
 from tests.service.stage import open_stage
 
@@ -70,38 +65,13 @@ class Client:
         raise AssertionError("counting has no end")
 
 
-def serve_forever(settings: ServiceSettings) -> None:
-    uvloop.run(serve(settings, only_check=False))
-
-
-@contextmanager
-def serving(context: Any, settings: ServiceSettings) -> Iterator[BaseProcess]:
-    """A service that answers, in a process of its own, killed at the end of the block."""
-    process = context.Process(target=serve_forever, args=(settings,))
-    process.start()
-    try:
-        wait_until(lambda: listening(settings) or not process.is_alive(), what="the service listens")
-        assert process.is_alive()
-        yield process
-    finally:
-        process.kill()
-        process.join()
-
-
-def listening(settings: ServiceSettings) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", settings.port), timeout=5):
-        return True
-    return False
-
-
 def answers(clients: list[Client]) -> int:
     return sum(len(client.answered) for client in clients)
 
 
-@pytest.mark.timeout(60 + 10 * ROUNDS)
+@pytest.mark.timeout(60 + 30 * ROUNDS)
 async def test_jobs_are_neither_lost_nor_doubled_when_the_service_is_killed(service_settings: ServiceSettings) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.chaos.test_service_kill"])
+    context = forks()
     chance, stop, seeds = random.Random(7), threading.Event(), itertools.count(1)
     async with open_stage(service_settings) as stage:
         project = await stage.project()
@@ -116,13 +86,13 @@ async def test_jobs_are_neither_lost_nor_doubled_when_the_service_is_killed(serv
             for _ in range(ROUNDS):
                 with serving(context, service_settings):
                     wanted = answers(clients) + chance.randint(1, MOST_ANSWERS)
-                    wait_until(lambda: answers(clients) >= wanted, what="answers")  # noqa: B023
+                    wait_until(lambda: answers(clients) >= wanted, PATIENT_SECONDS, "answers")  # noqa: B023
                     time.sleep(chance.uniform(0, MOST_SECONDS))
         finally:
             stop.set()
             with serving(context, service_settings):
                 for thread in threads:
-                    thread.join(60)
+                    thread.join(PATIENT_SECONDS)
                     assert not thread.is_alive()
         query = "select id, (spec->>'seed')::int from jobs where project_id = :project"
         found = await stage.rows(query, project=project)
