@@ -7,6 +7,7 @@ BASE ?=
 REPLICAS ?= 1
 SECONDS ?= 600
 ROUNDS ?= 200
+FLIPS ?= 1000
 CASES ?= 10000
 UV_VERSION := 0.13.9
 EXTRAS := --extra service --extra trainer --extra inference --extra cpu --extra local --extra bench --extra dev
@@ -29,7 +30,7 @@ STAMP := $(VENV)/installed
 KEY = $$({ pwd; cat requirements.lock $(PROJECTS); } | sha256sum)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status demo test test-unit test-stack bench-training bench-training-gpu bench-training-memory chaos-training chaos-service bench-gateway bench-serving chaos-serving fuzz-api openapi lint format lock tiny-base clean
+.PHONY: help setup up down status demo test test-unit test-stack bench-training bench-training-gpu bench-training-memory chaos-training chaos-service chaos-usage chaos-hostile chaos-flips bench-gateway bench-serving chaos-serving fuzz-api openapi lint format lock tiny-base clean
 
 help: ## Explain these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,14 +88,23 @@ chaos-training: setup ## Kill, evict and poison training engines for ROUNDS=$(RO
 chaos-service: setup ## Kill the service at random under job creation for ROUNDS=$(ROUNDS) rounds; no job lost or doubled
 	@CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -q -s tests/chaos/test_service_kill.py
 
-bench-gateway: setup ## Measure the gateway's CPU time a request and a streamed event
-	@$(BIN)/python -m pytest -q -s tests/benchmarks/gateway.py
+chaos-usage: setup ## Kill the gateway ROUNDS=$(ROUNDS) times under traffic; the ledger equals what clients were told
+	@CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -q -s tests/chaos/test_usage_kill.py
+
+bench-gateway: setup ## Measure the gateway beside a naked pass-through and, where LITELLM=<its command>, LiteLLM
+	@$(BIN)/python -m tests.benchmarks.gateway
 
 bench-serving: setup ## Measure the whole path against a naked vLLM, adapters by the hundred, cold adapters, fresh models
 	@$(BIN)/python -m tests.benchmarks.serving
 
 chaos-serving: setup ## Evict, delete and kill -9 under traffic over two replicas for SECONDS=$(SECONDS)
 	@$(BIN)/python -m tests.chaos.serving --seconds $(SECONDS)
+
+chaos-hostile: setup ## Offer a replica every hostile adapter; other tenants' answers stay the same to the byte
+	@$(BIN)/python -m tests.chaos.hostile
+
+chaos-flips: setup ## Flip an alias FLIPS=$(FLIPS) times under traffic over two gateways
+	@$(BIN)/python -m tests.chaos.flips --flips $(FLIPS)
 
 fuzz-api: setup ## Send CASES=$(CASES) generated requests over the whole API with two tenants' keys
 	@FUZZ_CASES=$(CASES) $(BIN)/python -m pytest -q -s tests/service/contract/test_fuzz.py

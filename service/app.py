@@ -25,8 +25,13 @@ import service.jobs.pace
 import service.jobs.routes
 import service.leases.reap
 import service.leases.routes
+import service.registry.routes
+import service.registry.sweep
 import service.replicas.routes
 import service.tenants.routes
+import service.transfers.routes
+import service.transfers.sweep
+import service.transfers.worker_routes
 import service.uploads.background
 import service.uploads.routes
 import service.uploads.sweep
@@ -52,6 +57,10 @@ ROUTERS = (
     service.uploads.routes.router,
     service.jobs.routes.router,
     service.adapters.routes.router,
+    # Before the adapters, whose names stand where these routes have words of their own.
+    service.transfers.routes.router,
+    service.transfers.worker_routes.router,
+    service.registry.routes.router,
     service.batches.routes.router,
     service.leases.routes.router,
     service.replicas.routes.router,
@@ -62,6 +71,8 @@ BACKGROUND: dict[str, Callable[[Resources], Awaitable[None]]] = {
     "pace": service.jobs.pace.run,
     "file sweeper": service.files.sweep.run,
     "upload sweeper": service.uploads.sweep.run,
+    "adapter sweeper": service.registry.sweep.run,
+    "transfers": service.transfers.sweep.run,
     "upload assembler": service.uploads.background.run,
     "webhook deliverer": service.webhooks.deliver.run,
     "answer sweeper": lambda resources: service.idempotency.sweep.run(resources.database),

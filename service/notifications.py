@@ -1,13 +1,15 @@
 """One LISTEN connection that tells this process when another one changed keys, models, replicas, jobs or deliveries.
 
 A notification is a hint: it makes caches forget early. Whoever keeps a cache also gives its entries a short life, since
-a notification is lost whenever the connection is. After each reconnection, and twice a second while there is no
-connection, every subscriber is called, as if told.
+a notification is lost whenever the connection is. After each reconnection, and twice a second from when the
+connection was last known to live, every subscriber is called, as if told: whatever is cut off, and however it shows, no
+cache is older than a second because of it.
 """
 
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Generator
 from typing import Any, Literal
 
@@ -19,8 +21,13 @@ from service.settings import ServiceSettings
 
 CHANNEL = "weft"
 CONNECT_SECONDS = 5.0
-PROBE_SECONDS = 1.0
+PROBE_SECONDS = 0.4
+PROBE_TIMEOUT = 1.0
 RETRY_SECONDS = 0.5
+DEAF_SECONDS = 0.6
+"""So long after its last sign of life the connection counts as lost. With the next one, less than a second."""
+LOOK_SECONDS = 0.2
+DEAF_WAKE_SECONDS = 0.3
 
 Kind = Literal["key", "model", "replica", "job", "webhook"]
 
@@ -49,6 +56,7 @@ class Notifications:
         self._engine = create_async_engine(url, poolclass=NullPool, connect_args={"timeout": CONNECT_SECONDS})
         self._subscribers: dict[str, list[Callable[[], None]]] = {}
         self._watched: dict[str, set[asyncio.Event]] = {}
+        self._heard_at = 0.0
 
     def subscribe(self, kind: Kind, callback: Callable[[], None]) -> None:
         """Calls `callback`, on the event loop, whenever something of `kind` may have changed. It must not block."""
@@ -68,6 +76,19 @@ class Notifications:
 
     async def run(self) -> None:
         """Listens until cancelled, reconnecting for as long as it takes."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._wake_while_deaf())
+            group.create_task(self._keep_listening())
+
+    async def _wake_while_deaf(self) -> None:
+        """Beside the connection: an attempt to connect may hang for seconds, and so may a connection that was cut."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if time.monotonic() - self._heard_at > DEAF_SECONDS:
+                self._wake_all()
+                await asyncio.sleep(DEAF_WAKE_SECONDS)
+
+    async def _keep_listening(self) -> None:
         while True:
             try:
                 await self._listen()
@@ -86,13 +107,15 @@ class Notifications:
 
             driver.add_termination_listener(ended)
             await driver.add_listener(CHANNEL, self._heard)
+            self._heard_at = time.monotonic()
             self._wake_all()
             try:
                 while not lost.is_set():
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(lost.wait(), PROBE_SECONDS)
                     # A connection cut without a word looks idle for ever; a question brings it to light.
-                    await driver.execute("select 1", timeout=PROBE_SECONDS)
+                    await driver.execute("select 1", timeout=PROBE_TIMEOUT)
+                    self._heard_at = time.monotonic()
             finally:
                 driver.terminate()
 

@@ -1,7 +1,8 @@
 """What one service process holds for its lifetime, and how routes get at it. Made and closed by `service.app`."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -20,6 +21,8 @@ class Resources:
     database: Database
     store: ObjectStore
     notifications: Notifications
+    ending: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the process takes no more requests: whatever waits for something to happen answers now."""
 
     @classmethod
     def of(cls, settings: ServiceSettings) -> "Resources":

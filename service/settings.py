@@ -57,6 +57,8 @@ class ServiceSettings(BaseSettings):
     )
     max_prompt_bytes: int = Field(default=4 << 20, description="The same where prompts are sent.")
     min_examples: int = 10
+    deleted_adapter_days: float = Field(default=30.0, ge=0, description="A deleted adapter can be restored so long.")
+    max_pinned_versions: int = Field(default=8, ge=0, description="Of a project, kept loaded whether used or not.")
     cold_wait_seconds: float = 60.0
     max_completions: int = Field(default=2048, ge=1, description="Completions at once in one process.")
     max_project_completions: int = Field(default=512, ge=1, description="Of these, of one project.")
@@ -66,6 +68,9 @@ class ServiceSettings(BaseSettings):
     max_tokens_per_minute: int = Field(default=1_000_000_000, ge=0, description="The same for tokens, in and out.")
     max_batch_requests: int = Field(
         default=16, ge=1, description="Requests of batches at once in one process; a quarter while others ask."
+    )
+    max_shadow_requests: int = Field(
+        default=16, ge=1, description="Copies of requests for shadowing versions at once in one process."
     )
     hot_adapter_requests: int = Field(
         default=32, ge=1, description="Requests at once for which one replica of an adapter is enough."
@@ -88,4 +93,14 @@ class ServiceSettings(BaseSettings):
     )
     imported_base_models: dict[str, str] = Field(
         default={}, description="The base that jobs imported from OpenAI get, by the beginning of OpenAI's model name."
+    )
+    import_places: tuple[str, ...] = Field(
+        default=(),
+        description="Where adapters may be imported from, `bucket` or `bucket/folder`; `{project}` is a project's id.",
+    )
+    max_import_bytes: int = Field(default=4 << 30, ge=0, description="Of an imported adapter's weights.")
+    max_import_rank: int = Field(default=64, ge=1, le=512, description="That replicas serve and trainers train.")
+    export_hours: float = Field(default=24.0, gt=0, description="Exported files can be read for so long.")
+    max_project_transfers: int = Field(
+        default=20, ge=1, description="Of a project: imports and exports under way, and merged exports still there."
     )

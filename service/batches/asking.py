@@ -115,12 +115,13 @@ class Asking:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _answer(self, line: Line) -> Result:
-        request = _request(line)
-        target: Target = await self.gateway.resolver.target(self.holding.project, request.model)
+        raw = orjson.dumps(line.body)
+        request = _request(line, raw)
+        target: Target = await self.gateway.resolver.target(self.holding.project, request.model, raw)
         async with self.throttle.turn(self.holding.project):
             got = await self.gateway.answer(line.url, self.holding.project, request, target)
         self.throttle.saw(got.waited)
-        return answered(line, got.request_id, got.body, target.name, got.usage)
+        return answered(line, got, target)
 
     def _keep(self, result: Result) -> None:
         self._results.append(result)
@@ -149,8 +150,8 @@ class Asking:
         return False
 
 
-def _request(line: Line) -> CompletionRequest:
-    request = PARSERS[line.url](orjson.dumps(line.body))
+def _request(line: Line, raw: bytes) -> CompletionRequest:
+    request = PARSERS[line.url](raw)
     if request.stream:
         raise InvalidRequest("Requests of a batch cannot be streamed; leave 'stream' out.", param="stream")
     return request

@@ -127,6 +127,7 @@ class Holding:
             project_id=self.project,
             kind="completion",
             model=result.model or "",
+            base_model=result.base_model,
             key_id=self.batch.key_id,
             prompt_tokens=result.usage.prompt_tokens,
             completion_tokens=result.usage.completion_tokens,

@@ -12,6 +12,8 @@ from service.contracts.store import ObjectStore
 from service.errors import ApiError
 from service.files.datasets import SPACE
 from service.gateway.events import Usage
+from service.gateway.exchange import Answered
+from service.gateway.resolve import Target
 
 NOTHING = Usage(0, 0)
 
@@ -38,6 +40,7 @@ class Result:
     good: bool
     request_id: str
     model: str | None = None
+    base_model: str | None = None
     usage: Usage = NOTHING
 
 
@@ -56,9 +59,9 @@ async def lines_of(store: ObjectStore, key: str, done: Collection[int]) -> Async
                 yield Line(number, value["custom_id"], value["url"], value["body"])
 
 
-def answered(line: Line, request_id: str, body: bytes, model: str, usage: Usage) -> Result:
-    text = _text(line, response=_response(200, request_id, orjson.Fragment(body)))
-    return Result(line.number, text, True, request_id, model, usage)
+def answered(line: Line, answer: Answered, target: Target) -> Result:
+    text = _text(line, response=_response(200, answer.request_id, orjson.Fragment(answer.body)))
+    return Result(line.number, text, True, answer.request_id, target.name, target.base, answer.usage)
 
 
 def refused(line: Line, problem: ApiError) -> Result:

@@ -5,6 +5,7 @@ of examples only short fingerprints are remembered, up to EXAMPLES of them. Noth
 """
 
 import hashlib
+import marshal
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, cast
@@ -118,7 +119,11 @@ def fingerprint(value: dict[str, Any]) -> int:
 
     By 64 bits two of a million examples are taken for the same once in 30 million files.
     """
-    canonical = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    try:
+        canonical = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:
+        # It reads deeper than it writes. Of such lines the order of fields counts; version 2 has no back references.
+        canonical = marshal.dumps(value, 2)
     return int.from_bytes(hashlib.blake2b(canonical, digest_size=8).digest())
 
 

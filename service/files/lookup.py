@@ -14,6 +14,7 @@ from service.errors import NotFound, Unavailable
 from service.files.models import FileRow
 from service.listing import Cursor, rows_of
 from service.resources import Resources
+from service.tenants import audit
 from service.tenants.auth import Tenant
 
 
@@ -37,6 +38,7 @@ async def delete_file(session: TenantSession, file_id: str) -> None:
     deleted = update(FileRow).where(FileRow.id == file_id, FileRow.live()).values(deleted_at=func.now())
     if await session.scalar(deleted.returning(FileRow.id)) is None:
         raise _no_such_file(file_id)
+    await audit.note(session, "file.deleted", file_id)
 
 
 async def open_file(resources: Resources, tenant: Tenant, file_id: str) -> tuple[FileRow, AsyncGenerator[bytes]]:

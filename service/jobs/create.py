@@ -34,6 +34,7 @@ def _row(request: CreateJob, planned: Plan) -> JobRow:
         start_model=planned.origin.model.name if planned.origin.model else None,
         start_adapter=planned.origin.model.adapter_id if planned.origin.model else None,
         suffix=request.suffix,
+        adapter=request.adapter,
         job_metadata=request.metadata or {},
         integrations=[each.recorded() for each in request.integrations or ()] or None,
         spec=spec.model_dump(mode="json"),

@@ -9,7 +9,7 @@ from typing import Literal
 
 from sqlalchemy import select
 
-from service.adapters import registry
+from service.adapters import destination, registry
 from service.contracts.base_model import BaseModelInfo
 from service.contracts.ids import new_job_id
 from service.contracts.job import JobSpec, Method, StartFrom
@@ -49,6 +49,8 @@ class Plan:
 async def plan(session: TenantSession, resources: Resources, request: CreateJob) -> Plan:
     """Raises InvalidRequest and ModelNotFound. The files and the model are held until the transaction ends."""
     origin = await _origin(session, resources, request.model)
+    if request.adapter is not None:
+        await destination.check(session, resources, session.project_id, request.adapter, origin.base.name)
     method, requested = _requested(request)
     if request.validation_file == request.training_file:
         raise InvalidRequest(

@@ -118,7 +118,9 @@ class Integration(Body):
 
 
 class CreateJob(Body):
-    """`dry_run` is ours: everything is checked and an estimate given, and no job is made."""
+    """Ours are: `dry_run`, with which everything is checked and an estimate given, and no job made; `adapter`, the
+    registered adapter whose next version the finished job's model becomes, made where there is none yet.
+    """
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
     training_file: Annotated[str, Field(min_length=1, max_length=128)]
@@ -129,6 +131,7 @@ class CreateJob(Body):
     integrations: Annotated[list[Integration], Field(max_length=5)] | None = None
     hyperparameters: RequestedHyperparameters | None = None
     method: RequestedMethod | None = None
+    adapter: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     dry_run: StrictBool = False
 
 
@@ -166,7 +169,8 @@ class DpoMethod(BaseModel):
 
 class JobObject(Item):
     """Ours are: `phase`, what the job is doing; `hyperparameter_rules`, who or what chose each value; `queue_position`
-    among the project's own jobs for the base; `blocked_by`, what an unfinished job waits for.
+    among the project's own jobs for the base; `blocked_by`, what an unfinished job waits for; `adapter`, the registered
+    adapter that it makes a version of.
     """
 
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
@@ -192,6 +196,7 @@ class JobObject(Item):
     integrations: list[dict[str, Any]] | None
     metadata: dict[str, str] | None
     user_provided_suffix: str | None
+    adapter: str | None
 
 
 class EventObject(Item):

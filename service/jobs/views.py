@@ -46,6 +46,7 @@ def job_object(tenant: Tenant, job: JobRow, outlook: Outlook) -> JobObject:
         integrations=job.integrations,
         metadata=job.job_metadata or None,
         user_provided_suffix=job.suffix,
+        adapter=job.adapter,
     )
 
 

@@ -1,6 +1,6 @@
 """Publishing adapters of a running job as models of their own. What a job resumes from is `checkpoints`'."""
 
-from service.adapters import checkpoints
+from service.adapters import checkpoints, stored
 from service.adapters.registry import Trained
 from service.contracts.ids import JobId, ProjectId, checkpoint_model_name
 from service.contracts.job import JobSpec
@@ -24,7 +24,7 @@ async def register(resources: Resources, job_id: str, request: CheckpointModel) 
     async with resources.database.control() as session:
         spec = JobSpec.model_validate((await held(session, job_id, request.epoch)).spec)
     _check(spec, request)
-    await uploads.verify(resources.store, uploads.adapter_folder(spec, request.adapter), request.adapter)
+    await stored.verify(resources.store, uploads.adapter_folder(spec, request.adapter), request.adapter)
     async with resources.database.control() as session:
         job = await held(session, job_id, request.epoch)
         await _publish(session, job, request)

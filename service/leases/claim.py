@@ -52,7 +52,7 @@ async def claim(resources: Resources, request: ClaimRequest, gone: Callable[[], 
         if time.monotonic() + POLL_SECONDS > deadline:
             return None
         await asyncio.sleep(POLL_SECONDS)
-        if await gone():
+        if resources.ending.is_set() or await gone():
             return None
 
 

@@ -6,7 +6,7 @@ gets the answer of the first.
 
 from sqlalchemy import select
 
-from service.adapters import registry
+from service.adapters import registry, stored
 from service.adapters.models import ModelRow
 from service.adapters.removal import sweep
 from service.contracts.ids import FileId, JobId, ProjectId
@@ -21,6 +21,7 @@ from service.jobs.events import Note
 from service.jobs.models import JobRow
 from service.leases import checkpoints, uploads
 from service.leases.hold import meter
+from service.registry import registration
 from service.resources import Resources
 from service.usage.ledger import UsageEntry, record, training_id
 
@@ -48,7 +49,7 @@ async def finish(resources: Resources, job_id: str, request: Finish) -> Finished
     results_file: FileId | None = None
     if request.adapter is not None:
         uploads.check_adapter(spec, request.adapter)
-        await uploads.verify(resources.store, uploads.adapter_folder(spec, request.adapter), request.adapter)
+        await stored.verify(resources.store, uploads.adapter_folder(spec, request.adapter), request.adapter)
         results_file = await results.store(resources, spec, request.events)
     async with resources.database.control() as session:
         finished = await commit_finish(session, job_id, request, results_file)
@@ -112,8 +113,9 @@ async def _succeed(session: ControlSession, job: JobRow, adapter: AdapterManifes
         trained_tokens=job.trained_tokens,
     )
     await record(session, [usage])
+    versions = await registration.register(session, job, adapter_id_of(adapter))
     created, done = Note(f"New fine-tuned model created: {name}"), Note("The job has successfully completed")
-    await lifecycle.transition(session, job, "succeeded", created, done)
+    await lifecycle.transition(session, job, "succeeded", created, *versions, done)
 
 
 async def _look(session: ControlSession, job_id: str, request: Finish) -> tuple[JobRow, Finished | None]:

@@ -1,12 +1,11 @@
-"""What a worker may write to the store, and whether what it wrote is complete. The store is asked in no transaction.
+"""What a worker may write to the store. Whether what it wrote is complete is for `service.adapters.stored`.
 
 Checkpoints lie under the epoch and adapters under their content's hash, so a worker that lost its lease while holding
 presigned URLs cannot touch what the next one writes.
 """
 
-import asyncio
-
 from service.adapters import registry
+from service.adapters.stored import check_names
 from service.contracts.ids import JobId, ProjectId
 from service.contracts.job import JobSpec
 from service.contracts.layout import adapter_prefix, checkpoint_prefix
@@ -17,15 +16,11 @@ from service.contracts.manifest import (
     AdapterManifest,
     CheckpointManifest,
     adapter_id_of,
-    canonical_json,
 )
-from service.contracts.store import ObjectMissing, ObjectStore
 from service.contracts.worker import UploadRequest, UploadTargets
 from service.errors import InvalidRequest
 from service.leases.hold import held
 from service.resources import Resources
-
-MAX_FILES = 64
 
 
 async def targets(resources: Resources, job_id: str, request: UploadRequest) -> UploadTargets:
@@ -64,7 +59,7 @@ def check_checkpoint(spec: JobSpec, epoch: int, manifest: CheckpointManifest) ->
     """Raises InvalidRequest where the manifest is not one of this job under this epoch."""
     if manifest.job_id != spec.job_id or manifest.epoch != epoch:
         raise InvalidRequest("The checkpoint's manifest names another job or epoch.", param="manifest")
-    _check_names(manifest)
+    check_names(manifest.files)
 
 
 def check_adapter(spec: JobSpec, manifest: AdapterManifest) -> None:
@@ -87,36 +82,4 @@ def check_adapter(spec: JobSpec, manifest: AdapterManifest) -> None:
     missing = {ADAPTER_CONFIG, ADAPTER_WEIGHTS} - {file.path for file in manifest.files}
     if missing:
         raise InvalidRequest(f"The adapter's manifest lacks {', '.join(sorted(missing))}.", param="files")
-    _check_names(manifest)
-
-
-async def verify(store: ObjectStore, prefix: str, manifest: AdapterManifest | CheckpointManifest) -> None:
-    """Looks at every object itself; raises InvalidRequest where one is missing or of another size or content."""
-    await asyncio.gather(*(_verify_size(store, prefix, file.path, file.size) for file in manifest.files))
-    try:
-        stored = await asyncio.to_thread(store.get, prefix + MANIFEST)
-    except ObjectMissing as error:
-        raise _incomplete(f"{MANIFEST} is not stored") from error
-    if stored != canonical_json(manifest):
-        raise _incomplete(f"the stored {MANIFEST} is not the one that was sent")
-
-
-async def _verify_size(store: ObjectStore, prefix: str, path: str, size: int) -> None:
-    try:
-        stored = await asyncio.to_thread(store.size, prefix + path)
-    except ObjectMissing as error:
-        raise _incomplete(f"{path} is not stored") from error
-    if stored != size:
-        raise _incomplete(f"{path} has {stored} bytes instead of {size}")
-
-
-def _check_names(manifest: AdapterManifest | CheckpointManifest) -> None:
-    names = [file.path for file in manifest.files]
-    if not names or len(names) > MAX_FILES or len(set(names)) < len(names) or MANIFEST in names:
-        raise InvalidRequest(
-            f"A manifest lists 1 to {MAX_FILES} different files and not itself.", code="invalid_manifest", param="files"
-        )
-
-
-def _incomplete(reason: str) -> InvalidRequest:
-    return InvalidRequest(f"The upload is not complete: {reason}. Upload it again.", code="upload_incomplete")
+    check_names(manifest.files)

@@ -37,6 +37,7 @@ TAGS: Final = {
     "fine-tuning": "Training jobs, and who else may use their models. Permissions need an administrator's key.",
     "batches": "Many requests in one file.",
     "models": "Base models and the project's fine-tuned models.",
+    "adapters": "Fine-tuned models under names of the project's own, with versions and aliases.",
     "webhooks": "Endpoints that are told when jobs end.",
     "organization": "Projects, keys, limits, usage, costs and the audit log. Needs an administrator's key.",
     "health": "Open to everyone.",

@@ -66,12 +66,12 @@ class Platform:
 
 
 @contextlib.asynccontextmanager
-async def running(base: Path, root: Path) -> AsyncGenerator[Platform]:
+async def running(base: Path, root: Path, name: str = NAME) -> AsyncGenerator[Platform]:
     """Database, storage and service over the base in a folder, with all they keep below `root`."""
     data = DataFolder(root)
     data.create()
     data.clear_temporary(make=True)
-    stack = Stack(data, data.ports(free_port(), ["objects"]), secrets.load_or_create(root), base_model.read(base, NAME))
+    stack = Stack(data, data.ports(free_port(), ["objects"]), secrets.load_or_create(root), base_model.read(base, name))
     supervisor = Supervisor(data, Display())
     try:
         supervisor.add(stack.objects())

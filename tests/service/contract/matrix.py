@@ -23,8 +23,13 @@ KINDS = {
     "webhook_endpoint_id": "endpoint",
     "webhook_delivery_id": "delivery",
     "batch_id": "batch",
+    "adapter": "adapter",
+    "import_id": "import",
+    "export_id": "export",
 }
 """The kind of thing that a parameter of a path names."""
+PARTS = {"version": "v1", "alias": "default", "path": "adapter_config.json"}
+"""Parameters that name a part of the thing beside them, and are the same for everybody."""
 
 UNKNOWN = {
     "file": "file-" + "0" * 24,
@@ -39,6 +44,12 @@ UNKNOWN = {
     "delivery": "whd_" + "0" * 24,
     "batch file": "file-" + "0" * 24,
     "batch": "batch_" + "0" * 24,
+    "adapter": "bot-" + "0" * 12,
+    "registered adapter": "adapter-" + "0" * 24,
+    "version": "adpv-" + "0" * 24,
+    "change": "adpc-" + "0" * 24,
+    "import": "adimp-" + "0" * 24,
+    "export": "adexp-" + "0" * 24,
 }
 MESSAGES = [{"role": "user", "content": "Hi"}]
 BODIES: dict[str, dict[str, Any]] = {
@@ -47,6 +58,11 @@ BODIES: dict[str, dict[str, Any]] = {
     "change_endpoint": {"json": {"name": "taken"}},
     "change_endpoint_by_patch": {"json": {"name": "taken"}},
     "test_endpoint": {"json": {"event_type": "fine_tuning.job.succeeded"}},
+    "change_adapter": {"json": {"description": "taken"}},
+    "add_version": {"json": {"source": {"type": "model", "model": "{own model}"}}},
+    "set_alias": {"json": {"version": 1}},
+    "roll_back": {"json": {}},
+    "create_export": {"json": {"format": "peft"}},
 }
 """What the routes need beside the id, so that nothing else is wrong with the request."""
 
@@ -75,15 +91,15 @@ def _in_paths() -> Iterator[Place]:
         if not names or operation["security"] != [{"ProjectKey": []}]:
             continue
         options = tuple(BODIES.get(operation["operationId"], {}).items())
-        for name in names:
+        for name in (name for name in names if name not in PARTS):
             # Of several, the others are the caller's own.
             named = re.sub(r"{(\w+)}", lambda match, name=name: _slot(match[1], name), path)
-            for kind in [KINDS[name]] + (["checkpoint model"] if name == "model" else []):
+            for kind in [KINDS[name]] + (["checkpoint model", "adapter"] if name == "model" else []):
                 yield Place(method.upper(), named.removeprefix("/v1"), kind, options)
 
 
 def _slot(name: str, asked: str) -> str:
-    return "{id}" if name == asked else "{own " + KINDS[name] + "}"
+    return "{id}" if name == asked else PARTS.get(name) or "{own " + KINDS[name] + "}"
 
 
 def _json(**fields: Any) -> tuple[tuple[str, Any], ...]:
@@ -109,6 +125,10 @@ IN_QUERIES = [
     Place("GET", "/batches", "batch", _query(after="{id}"), 400),
     Place("GET", "/webhook_endpoints", "endpoint", _query(after="{id}"), 400),
     Place("GET", "/webhook_endpoints/{own endpoint}/deliveries", "delivery", _query(after="{id}"), 400),
+    Place("GET", "/adapters", "registered adapter", _query(after="{id}"), 400),
+    Place("GET", "/adapters/{own adapter}/versions", "version", _query(after="{id}"), 400),
+    Place("GET", "/adapters/imports", "import", _query(after="{id}"), 400),
+    Place("GET", "/adapters/{own adapter}/history", "change", _query(after="{id}"), 400),
     Place("GET", "/files/{own file}/validation", "file", _query(compare="{id}")),
 ]
 IN_BODIES = [
@@ -120,6 +140,14 @@ IN_BODIES = [
             ("file", {"model": BASE, "training_file": "{own file}", "validation_file": "{id}"}, 400),
             ("model", {"model": "{id}", "training_file": "{own file}"}, 404),
             ("checkpoint model", {"model": "{id}", "training_file": "{own file}"}, 404),
+            ("adapter", {"model": "{id}", "training_file": "{own file}"}, 404),
+        )
+    ),
+    *(
+        Place("POST", "/adapters/imports", "file", _json(adapter="bot-new", files=files), 400)
+        for files in (
+            {"adapter_config.json": "{id}", "adapter_model.safetensors": "{own file}"},
+            {"adapter_config.json": "{own adapter file}", "adapter_model.safetensors": "{id}"},
         )
     ),
     Place("POST", "/fine_tuning/imports", "file", _json(job=JOB, training_file="{id}", model=BASE), 400),
@@ -134,7 +162,21 @@ IN_BODIES = [
     *(
         Place("POST", path, kind, _json(model="{id}", **prompt))
         for path, prompt in PROMPTS
-        for kind in ("model", "checkpoint model")
+        for kind in ("model", "checkpoint model", "adapter")
+    ),
+    *(
+        Place("POST", path, kind, _json(**{**beside, member: {"type": source, name: "{id}"}}))
+        for path, member, beside in (
+            ("/adapters", "from", {"name": "bot-new"}),
+            ("/adapters/{own adapter}/versions", "source", {}),
+        )
+        for kind, source, name in (
+            ("job", "job", "job_id"),
+            ("checkpoint", "checkpoint", "checkpoint_id"),
+            ("model", "model", "model"),
+            ("checkpoint model", "model", "model"),
+            ("adapter", "model", "model"),
+        )
     ),
 ]
 

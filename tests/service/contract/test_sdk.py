@@ -8,10 +8,16 @@ from typing import Any
 import openai
 import pytest
 
+from service.app import public_routes
+from service.openapi.document import document, operations
 from tests.service.conftest import Service
 from tests.service.contract.compatibility import ABSENT, CALLS, World, methods, table
 from tests.service.contract.conftest import Tenant
 
+PUT = {path for path, method, _ in operations(document(public_routes())) if method == "put"}
+PATHS = sorted({path for path, _, _ in operations(document(public_routes())) if path.startswith("/v1/")} - PUT)
+OPEN_ENDED = ("/{model}", "/{path}", "/v1/models")
+"""Names with slashes are names there, so that there is no path below them."""
 PACKAGE_LACKS = {"fine_tuning.jobs.pause", "completions.create (stream)"}
 """OpenAI's own answers have values that the package's types lack, so strict validation would refuse those too:
 the status `paused`, and null for the finish reason of a chunk that is not the last."""
@@ -83,6 +89,29 @@ async def test_is_refused_async(options: dict[str, Any], world: tuple[Tenant, Wo
         with pytest.raises(openai.APIStatusError) as refused:
             await ABSENT[name][1](client, world[1])
     _check_refusal(refused.value)
+
+
+@pytest.mark.parametrize("name", ["files.list", "fine_tuning.jobs.list", "models.list", "chat.completions.create"])
+async def test_raw_answers_name_their_request(options: dict[str, Any], world: tuple[Tenant, World], name: str) -> None:
+    with openai.OpenAI(**options) as client:
+        answer = CALLS[name](client.with_raw_response, world[1])
+    async with openai.AsyncOpenAI(**options) as later:
+        other = await CALLS[name](later.with_raw_response, world[1])
+    assert answer.request_id == answer.headers["x-request-id"]
+    assert other.request_id == other.headers["x-request-id"] != answer.request_id
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_route_refuses_in_the_packages_own_classes(options: dict[str, Any], path: str) -> None:
+    with openai.OpenAI(**options) as client:
+        with pytest.raises(openai.APIStatusError) as refused:
+            client.put(path.removeprefix("/v1"), cast_to=object, body={})
+        assert (refused.value.status_code, refused.value.code) == (405, "method_not_allowed")
+        with pytest.raises(openai.APIStatusError) as refused:
+            client.post(f"{path.removeprefix('/v1')}/a/b/c/d", cast_to=object, body={})
+        expected = (405, "method_not_allowed") if path.endswith(OPEN_ENDED) else (404, "unknown_url")
+        assert (refused.value.status_code, refused.value.code) == expected
+        assert refused.value.request_id
 
 
 def _check(name: str, answer: Any) -> None:

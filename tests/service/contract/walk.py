@@ -59,15 +59,26 @@ class Walk:
             "fine_tuned_model_checkpoint": lambda: ids["model"],
             "webhook_endpoint_id": lambda: ids["endpoint"] if "deliver" in operation else self._maker.endpoint(),
             "webhook_delivery_id": lambda: ids["delivery"],
-            "permission_id": lambda: self._maker.permission(ids["model"], self._other),
+            "permission_id": lambda: self._permission(operation),
             "project_id": self._project,
             "api_key_id": lambda: self._made("api_keys", name="ci"),
             "account_id": lambda: self._made("service_accounts", name="ci"),
             "rate_limit_id": lambda: "rl-all-models",
             "key_id": lambda: self._admin.post("/organization/admin_api_keys", json={"name": "ci"}).json()["id"],
             "batch_id": self._maker.batch,
+            "adapter": lambda: self._maker.adapter(ids["model"]),
+            "import_id": self._maker.adapter_import,
+            "export_id": lambda: ids["export"],
+            "path": lambda: "adapter_config.json",
+            "version": lambda: "3" if operation == "delete_version" else "v1",
+            "alias": lambda: "default",
         }
         return new[parameter]()
+
+    def _permission(self, operation: str) -> str:
+        if "adapter" in operation:
+            return self._maker.adapter_permission(self._parents["adapter"], self._other)
+        return self._maker.permission(self._tenant.ids["model"], self._other)
 
     def _project(self) -> str:
         project = self._admin.post("/organization/projects", json={"name": f"walk-{time.monotonic_ns()}"}).json()["id"]
@@ -88,6 +99,9 @@ class Walk:
             "project_ids": lambda: [self._other],
             "part_ids": lambda: [self._maker.part(self._parents["upload_id"])],
             "url": lambda: self._tenant.ids["hook"],
+            "files": self._maker.adapter_files,
+            "from": lambda: {"type": "model", "model": self._tenant.ids["model"]},
+            "source": lambda: {"type": "model", "model": self._tenant.ids["model"]},
         }
         body = json.loads(json.dumps(example))
         return {name: real[name]() if name in real else value for name, value in body.items()}

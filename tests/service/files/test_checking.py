@@ -65,3 +65,11 @@ def test_a_child_that_dies_is_an_error_and_leaves_no_process() -> None:
         with pytest.raises(Unavailable):
             child.finish()
     assert set(psutil.Process().children()) <= before
+
+
+def test_an_example_may_be_nested_as_deep_as_a_line_can_be_read() -> None:
+    deep = GOOD[:-1] + b', "extra": ' + b"[" * 900 + b"]" * 900 + b"}"
+    inspection = Inspection("fine-tune", LIMIT)
+    inspection.feed(b"\n".join([deep, GOOD, deep]) + b"\n")
+    found = inspection.finish()
+    assert (found.problems, found.duplicates.examples) == ([], 1)

@@ -69,6 +69,18 @@ def test_a_file_lives_as_in_openais_api(api: openai.OpenAI) -> None:
             call(file.id)
 
 
+def test_a_deletion_is_in_the_audit_log_once(admin: httpx2.Client, api: openai.OpenAI, tenant: tuple[str, str]) -> None:
+    file = created(api, name="secret-name.jsonl")
+    api.files.delete(file.id)
+    with pytest.raises(openai.NotFoundError):
+        api.files.delete(file.id)
+    answer = admin.get("/organization/audit_logs", params={"resource_ids[]": file.id})
+    (entry,) = answer.json()["data"]
+    assert (entry["type"], entry["project"]["id"]) == ("file.deleted", tenant[0])
+    assert entry["actor"]["type"] == "api_key"
+    assert "secret-name" not in answer.text
+
+
 def test_the_row_says_what_the_bytes_are(service: Service, api: openai.OpenAI, tenant: tuple[str, str]) -> None:
     file = created(api)
     query = text("select sha256, examples, bytes, purged_at from files where id = :id")
