@@ -8,17 +8,20 @@
 'succeeded'
 """
 
-from weft.client import AsyncWeft, Weft
-from weft.errors import (
-    DamagedDownload,
-    ExportFailed,
-    FileChanged,
-    ImportFailed,
-    JobCancelled,
-    JobEnded,
-    JobFailed,
-    WaitTimeout,
-)
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from weft.client import AsyncWeft, Weft
+    from weft.errors import (
+        DamagedDownload,
+        ExportFailed,
+        FileChanged,
+        ImportFailed,
+        JobCancelled,
+        JobEnded,
+        JobFailed,
+        WaitTimeout,
+    )
 
 __all__ = [
     "AsyncWeft",
@@ -32,3 +35,17 @@ __all__ = [
     "WaitTimeout",
     "Weft",
 ]
+
+if not TYPE_CHECKING:
+    # The `openai` package takes half a second to import; the command line's help must not wait for it.
+    def __getattr__(name):
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        home = "weft.client" if name in ("AsyncWeft", "Weft") else "weft.errors"
+        value = globals()[name] = getattr(import_module(home), name)
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

@@ -1,0 +1,68 @@
+"""How adapters, their versions and aliases are shown in tables."""
+
+from typing import Any
+
+from weft.cli.output import Column, moment, pairs, size
+
+
+def version(number: int | None) -> str | None:
+    return None if number is None else f"v{number}"
+
+
+def traffic(shares: Any) -> str | None:
+    """`v1 90 %, v2 10 %`, of weights of any sum."""
+    if not shares:
+        return None
+    total = sum(share.weight for share in shares)
+    return ", ".join(f"v{share.version} {100 * share.weight / total:.4g} %" for share in shares)
+
+
+def shadow(found: Any) -> str | None:
+    return None if found is None else f"v{found.version} {100 * found.fraction:.4g} %"
+
+
+ADAPTERS = (
+    Column("NAME", lambda adapter: adapter.name),
+    Column("BASE", lambda adapter: adapter.base_model),
+    Column("LATEST", lambda adapter: version(adapter.latest_version)),
+    Column("ALIASES", lambda adapter: pairs({name: version(number) for name, number in adapter.aliases.items()})),
+    Column("CREATED", lambda adapter: moment(adapter.created_at)),
+)
+ADAPTER = (
+    *ADAPTERS,
+    Column("DESCRIPTION", lambda adapter: adapter.description),
+    Column("METADATA", lambda adapter: pairs(adapter.metadata)),
+    Column("DELETED", lambda adapter: moment(adapter.deleted_at)),
+)
+VERSIONS = (
+    Column("MODEL", lambda found: found.model),
+    Column("FROM", lambda found: f"{found.source.type} {found.source.id}"),
+    Column("BASE", lambda found: found.base_model),
+    Column("RANK", lambda found: found.rank),
+    Column("SIZE", lambda found: size(found.bytes)),
+    Column("PINNED", lambda found: found.pinned),
+    Column("CREATED", lambda found: moment(found.created_at)),
+)
+RESIDENCY = (
+    Column("MODEL", lambda found: found.model),
+    Column("PINNED", lambda found: found.pinned),
+    Column("REPLICAS", lambda found: ", ".join(f"{on.replica} ({on.tier or 'store'})" for on in found.replicas)),
+)
+ALIASES = (
+    Column("ALIAS", lambda alias: alias.id),
+    Column("VERSION", lambda alias: version(alias.version)),
+    Column("TRAFFIC", lambda alias: traffic(alias.traffic)),
+    Column("SHADOW", lambda alias: shadow(alias.shadow)),
+    Column("REVISION", lambda alias: alias.revision),
+    Column("CHANGED", lambda alias: moment(alias.updated_at)),
+)
+CHANGES = (
+    Column("TIME", lambda change: moment(change.created_at)),
+    Column("ALIAS", lambda change: change.alias),
+    Column("ACTION", lambda change: change.action),
+    Column("FROM", lambda change: version(change.from_version)),
+    Column("TO", lambda change: version(change.to_version)),
+    Column("TRAFFIC", lambda change: traffic(change.traffic)),
+    Column("REASON", lambda change: change.reason),
+    Column("BY", lambda change: change.actor),
+)

@@ -1,0 +1,94 @@
+"""`weft adapters push`, `pull`, `provenance` and `compare`: adapters brought, taken along and looked into."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from weft.cli.columns import VERSIONS
+from weft.cli.commands import Command, Session, duration, session_of
+from weft.cli.output import details, plain, show_item, show_json, size, table
+
+
+@click.command(cls=Command)
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("name")
+@click.option("--base-model", help="Which base it is for, where its own files do not tell.")
+@click.option("--timeout", type=duration, help="How long to wait; then the exit status is 124.")
+@session_of
+def push(session: Session, folder: Path, name: str, base_model: str | None, timeout: int | None) -> None:
+    """Make the PEFT adapter in FOLDER the next version of NAME, which is registered where it is new."""
+    from openai import omit
+
+    from weft.cli.progress import shown
+
+    with shown(session, f"Upload {folder.name}") as tell:
+        made = session.client.adapters.push(
+            folder, name, base_model=base_model or omit, on_progress=tell, timeout=timeout
+        )
+    show_item(session, made, VERSIONS)
+
+
+@click.command(cls=Command)
+@click.argument("reference")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--merged", is_flag=True, help="Merged into the base's weights instead of as PEFT loads it.")
+@click.option("--timeout", type=duration, help="How long to wait; then the exit status is 124.")
+@session_of
+def pull(session: Session, reference: str, folder: Path, merged: bool, timeout: int | None) -> None:
+    """Take REFERENCE along, into the new FOLDER."""
+    from weft.cli.progress import shown
+
+    with shown(session, f"Download {reference}") as tell:
+        files = session.client.adapters.pull(
+            reference, folder, format="merged" if merged else "peft", on_progress=tell, timeout=timeout
+        )
+    if session.json:
+        show_json([{"path": str(file), "bytes": file.stat().st_size} for file in files])
+    else:
+        table(("FILE", "SIZE"), [(file, size(file.stat().st_size)) for file in files])
+
+
+@click.command(cls=Command)
+@click.argument("name")
+@click.argument("number", metavar="VERSION")
+@session_of
+def provenance(session: Session, name: str, number: str) -> None:
+    """Show everything that VERSION (v3) of NAME was made of."""
+    if not number.removeprefix("v").isdecimal():
+        raise click.UsageError(f"{number!r} is no version; write v3")
+    found = plain(session.client.adapters.versions.provenance(name, int(number.removeprefix("v"))))
+    if session.json:
+        show_json(found)
+    else:
+        details({path: value for path, value in flattened(found) if path != "object" and value is not None})
+
+
+@click.command(cls=Command)
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option("-p", "--prompt", "prompts", multiple=True, help="May be given again; else the lines of standard input.")
+@click.option("--file", "path", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A prompt a line.")
+@click.option("--max-tokens", default=256, show_default=True, type=click.IntRange(min=1))
+@click.option("--system", help="What the models are told first.")
+@session_of
+def compare(session: Session, first: str, second: str, path: Path | None, **asked: Any) -> None:
+    """Show the greedy answers of models A and B side by side.
+
+    Prompts are given as --prompt, or one on each line of --file or of standard input; a line of a training file is
+    asked up to its last answer, which is shown too.
+    """
+    from weft.cli.comparing import compared
+
+    compared(session, (first, second), path, **asked)
+
+
+def flattened(value: Any, path: str = "") -> list[tuple[str, object]]:
+    """`job.seed` and such, with its value."""
+    if not isinstance(value, dict):
+        return [(path, ", ".join(map(str, value)) if isinstance(value, list) else value)]  # pyright: ignore[reportUnknownArgumentType,reportUnknownVariableType]
+    inside: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
+    return [pair for name, field in inside.items() for pair in flattened(field, f"{path}.{name}" if path else name)]
+
+
+COMMANDS = (push, pull, provenance, compare)
