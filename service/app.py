@@ -25,6 +25,9 @@ import service.jobs.pace
 import service.jobs.routes
 import service.leases.reap
 import service.leases.routes
+import service.promotions.executor
+import service.promotions.rollback
+import service.promotions.routes
 import service.registry.routes
 import service.registry.sweep
 import service.replicas.routes
@@ -61,6 +64,7 @@ ROUTERS = (
     service.transfers.routes.router,
     service.transfers.worker_routes.router,
     service.registry.routes.router,
+    service.promotions.routes.router,
     service.batches.routes.router,
     service.leases.routes.router,
     service.replicas.routes.router,
@@ -73,6 +77,7 @@ BACKGROUND: dict[str, Callable[[Resources], Awaitable[None]]] = {
     "upload sweeper": service.uploads.sweep.run,
     "adapter sweeper": service.registry.sweep.run,
     "transfers": service.transfers.sweep.run,
+    "automatic rollback": service.promotions.rollback.run,
     "upload assembler": service.uploads.background.run,
     "webhook deliverer": service.webhooks.deliver.run,
     "answer sweeper": lambda resources: service.idempotency.sweep.run(resources.database),
@@ -134,7 +139,8 @@ async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
             await ensure_organization(session, resources.settings.organization_name)
         await stack.enter_async_context(app.state.gateway)
         batches = partial(service.batches.executor.run, gateway=app.state.gateway)
-        work = {**BACKGROUND, "batch executor": batches}
+        evaluations = partial(service.promotions.executor.run, gateway=app.state.gateway)
+        work = {**BACKGROUND, "batch executor": batches, "evaluations": evaluations}
         tasks = [asyncio.create_task(_kept_running(name, run, resources)) for name, run in work.items()]
         stack.push_async_callback(_cancelled, tasks)
         yield

@@ -118,7 +118,8 @@ class VersionRow(Base):
 class AliasRow(Base):
     """What `name@alias` means. `revision` grows with each change, also over a deletion.
 
-    `traffic`: [{version, weight}] or null for all of it to `version`; `shadow`: {version, fraction} or null.
+    `traffic`: [{version, weight}] or null for all of it to `version`; `shadow`: {version, fraction} or null;
+    `automatic_rollback`: {max_error_rate, min_requests, window_seconds} or null.
     """
 
     __tablename__ = "adapter_aliases"
@@ -129,6 +130,7 @@ class AliasRow(Base):
     version: Mapped[int]
     traffic: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB(none_as_null=True))
     shadow: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    automatic_rollback: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     revision: Mapped[int]
     updated_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 

@@ -1,6 +1,5 @@
 """Lines of a batch's input on their way in, and of its files on their way out."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ import orjson
 from service.contracts.ids import new_batch_request_id, new_request_id
 from service.contracts.store import ObjectStore
 from service.errors import ApiError
-from service.files.datasets import SPACE
+from service.files.stored import stored_lines
 from service.gateway.events import Usage
 from service.gateway.exchange import Answered
 from service.gateway.resolve import Target
@@ -46,17 +45,10 @@ class Result:
 
 async def lines_of(store: ObjectStore, key: str, done: Collection[int]) -> AsyncGenerator[Line]:
     """The lines that are not done. The file was checked when it was uploaded."""
-    pieces = await asyncio.to_thread(store.open, key)
-    rest, number, last = b"", 0, False
-    while not last:
-        piece = await asyncio.to_thread(next, pieces, b"")
-        last = not piece
-        *whole, rest = (rest + (piece or b"\n")).split(b"\n")
-        for line in whole:
-            number += 1
-            if line.strip(SPACE) and number not in done:
-                value = orjson.loads(line)
-                yield Line(number, value["custom_id"], value["url"], value["body"])
+    async for number, line in stored_lines(store, key):
+        if number not in done:
+            value = orjson.loads(line)
+            yield Line(number, value["custom_id"], value["url"], value["body"])
 
 
 def answered(line: Line, answer: Answered, target: Target) -> Result:

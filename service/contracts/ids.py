@@ -108,6 +108,10 @@ def new_alias_change_id() -> str:
     return f"adpc-{random_base62(24)}"
 
 
+def new_evaluation_id() -> str:
+    return f"adev-{random_base62(24)}"
+
+
 def new_adapter_grant_id() -> str:
     return f"adpg-{random_base62(24)}"
 

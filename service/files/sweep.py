@@ -1,4 +1,4 @@
-"""Removes the bytes of files that are deleted, expired or never completed, once no job or batch reads them any more."""
+"""Removes the bytes of files that are deleted, expired or never completed, once nothing reads them any more."""
 
 import asyncio
 import logging
@@ -28,6 +28,16 @@ NOT_NEEDED = text(
       select 1 from jobs
       where jobs.project_id = files.project_id and files.id in (jobs.training_file, jobs.validation_file)
         and jobs.status <> all(:terminal)
+    )
+    and not exists (
+      select 1 from jobs
+      where jobs.project_id = files.project_id and jobs.on_success #>> '{evaluation,file_id}' = files.id
+        and jobs.status <> all(:terminal)
+    )
+    and not exists (
+      select 1 from evaluations
+      where evaluations.project_id = files.project_id and evaluations.file_id = files.id
+        and evaluations.finished_at is null
     )
     and not exists (
       select 1 from batches

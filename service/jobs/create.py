@@ -2,6 +2,7 @@
 
 from service.db import TenantSession
 from service.jobs.events import Note
+from service.jobs.graders import dumped
 from service.jobs.lifecycle import transition
 from service.jobs.models import JobRow
 from service.jobs.plan import Plan, plan
@@ -34,7 +35,8 @@ def _row(request: CreateJob, planned: Plan) -> JobRow:
         start_model=planned.origin.model.name if planned.origin.model else None,
         start_adapter=planned.origin.model.adapter_id if planned.origin.model else None,
         suffix=request.suffix,
-        adapter=request.adapter,
+        adapter=request.destination,
+        on_success=dumped(request.on_success) if request.on_success else None,
         job_metadata=request.metadata or {},
         integrations=[each.recorded() for each in request.integrations or ()] or None,
         spec=spec.model_dump(mode="json"),

@@ -18,7 +18,7 @@ class JobRow(Base):
 
     `model_name` is reserved as soon as the job has a model of any kind, `fine_tuned_model` set when it has succeeded.
     `model` is the base; `start_model` is the fine-tuned model that the job goes on from, `start_adapter` what it was.
-    `adapter` is the registered adapter whose next version the finished job becomes.
+    `adapter` is the registered adapter whose next version the finished job becomes; `on_success` is an OnSuccess.
     `pace_since` and `pace_step` are of the first report of training under the lease; `leased_seconds` add up leases.
     """
 
@@ -34,6 +34,7 @@ class JobRow(Base):
     start_adapter: Mapped[str | None]
     suffix: Mapped[str | None]
     adapter: Mapped[str | None]
+    on_success: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     # `metadata` is taken on declarative classes.
     job_metadata: Mapped[dict[str, str]] = mapped_column("metadata", JSONB, default=dict)
     integrations: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB)

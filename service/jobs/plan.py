@@ -5,9 +5,6 @@ Creating, estimating and importing all begin with a plan; none of it changes any
 
 import secrets
 from dataclasses import dataclass
-from typing import Literal
-
-from sqlalchemy import select
 
 from service.adapters import destination, registry
 from service.contracts.base_model import BaseModelInfo
@@ -16,16 +13,12 @@ from service.contracts.job import JobSpec, Method, StartFrom
 from service.db import TenantSession
 from service.errors import InvalidRequest, ModelNotFound
 from service.files.models import FileRow
-from service.jobs import pace
+from service.jobs import gates, pace
+from service.jobs.datafiles import usable
 from service.jobs.models import PaceRow
 from service.jobs.resolve import Dataset, Resolved, resolve
 from service.jobs.schemas import CreateJob, MethodSettings, RequestedHyperparameters, RequestedMethod
 from service.resources import Resources
-
-Role = Literal["training_file", "validation_file"]
-
-FORMATS: dict[Method, tuple[str, ...]] = {"supervised": ("chat", "completion"), "dpo": ("preference",)}
-"""The formats of examples that each method trains on."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +42,19 @@ class Plan:
 async def plan(session: TenantSession, resources: Resources, request: CreateJob) -> Plan:
     """Raises InvalidRequest and ModelNotFound. The files and the model are held until the transaction ends."""
     origin = await _origin(session, resources, request.model)
-    if request.adapter is not None:
-        await destination.check(session, resources, session.project_id, request.adapter, origin.base.name)
+    if request.destination is not None:
+        await destination.check(session, resources, session.project_id, request.destination, origin.base.name)
+    await gates.check(session, resources, request)
     method, requested = _requested(request)
     if request.validation_file == request.training_file:
         raise InvalidRequest(
             "The training and validation file are the same; give different files.", param="validation_file"
         )
-    training = await _usable_file(session, request.training_file, "training_file", method)
+    training = await usable(session, request.training_file, "training_file", method)
     _refuse_few_examples(training, resources.settings.min_examples)
     validation = None
     if request.validation_file is not None:
-        validation = await _usable_file(session, request.validation_file, "validation_file", method)
+        validation = await usable(session, request.validation_file, "validation_file", method)
     dataset = Dataset(training.examples, training.bytes, validated=validation is not None)
     resolved = _resolved(requested, origin, dataset, method)
     spec = _spec(session, request, origin, method, dataset, resolved)
@@ -150,44 +144,6 @@ def _requested(request: CreateJob) -> tuple[Method, RequestedHyperparameters]:
     old = request.hyperparameters or RequestedHyperparameters()
     new = settings.hyperparameters if settings else RequestedHyperparameters()
     return method.type, old.model_copy(update={name: getattr(new, name) for name in new.model_fields_set})
-
-
-async def _usable_file(session: TenantSession, file_id: str, role: Role, method: Method) -> FileRow:
-    """The tenant's file, held so that it cannot be deleted before the job exists."""
-    own = select(FileRow).where(FileRow.id == file_id, FileRow.project_id == session.project_id, FileRow.live())
-    file = await session.scalar(own.with_for_update(read=True))
-    if file is None:
-        raise InvalidRequest(f"There is no file '{file_id}'.", code="file_not_found", param=role)
-    if file.purpose != "fine-tune":
-        raise InvalidRequest(
-            f"File '{file_id}' has purpose '{file.purpose}'; upload it with purpose 'fine-tune'.",
-            code="invalid_file_purpose",
-            param=role,
-        )
-    if file.status == "uploaded":
-        raise InvalidRequest(
-            f"File '{file_id}' is still being processed; wait until its status is 'processed', then try again.",
-            code="file_not_processed",
-            param=role,
-        )
-    if file.status != "processed":
-        reason = file.status_details or f"its status is '{file.status}'"
-        raise InvalidRequest(f"File '{file_id}' cannot be used: {reason}", code=f"invalid_{role}", param=role)
-    _refuse_other_format(file, role, method)
-    return file
-
-
-def _refuse_other_format(file: FileRow, role: Role, method: Method) -> None:
-    wanted = FORMATS[method]
-    # Files of before formats were noted hold chat or completion examples; there was nothing else.
-    if file.example_format in wanted or (file.example_format is None and method == "supervised"):
-        return
-    raise InvalidRequest(
-        f"File '{file.id}' holds {file.example_format or 'chat or completion'} examples, but method '{method}' takes "
-        f"{' or '.join(wanted)} examples; give another file or another 'method.type'.",
-        code=f"invalid_{role}",
-        param=role,
-    )
 
 
 def _refuse_few_examples(file: FileRow, least: int) -> None:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, 
 
 from service.contracts.job import EarlyStopping, Hyperparameters
 from service.contracts.worker import CheckpointMetrics
+from service.jobs.graders import OnSuccess
 from service.listing import Item
 
 
@@ -119,7 +120,8 @@ class Integration(Body):
 
 class CreateJob(Body):
     """Ours are: `dry_run`, with which everything is checked and an estimate given, and no job made; `adapter`, the
-    registered adapter whose next version the finished job's model becomes, made where there is none yet.
+    registered adapter whose next version the finished job's model becomes, made where there is none yet; `on_success`,
+    the alias that this version takes over if it proves better.
     """
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
@@ -132,7 +134,13 @@ class CreateJob(Body):
     hyperparameters: RequestedHyperparameters | None = None
     method: RequestedMethod | None = None
     adapter: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    on_success: OnSuccess | None = None
     dry_run: StrictBool = False
+
+    @property
+    def destination(self) -> str | None:
+        """The registered adapter, wherever it was named."""
+        return self.adapter or (self.on_success.adapter if self.on_success else None)
 
 
 class JobError(BaseModel):
@@ -170,7 +178,7 @@ class DpoMethod(BaseModel):
 class JobObject(Item):
     """Ours are: `phase`, what the job is doing; `hyperparameter_rules`, who or what chose each value; `queue_position`
     among the project's own jobs for the base; `blocked_by`, what an unfinished job waits for; `adapter`, the registered
-    adapter that it makes a version of.
+    adapter that it makes a version of; `on_success`, the alias that the version may take over.
     """
 
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
@@ -197,6 +205,7 @@ class JobObject(Item):
     metadata: dict[str, str] | None
     user_provided_suffix: str | None
     adapter: str | None
+    on_success: OnSuccess | None
 
 
 class EventObject(Item):

@@ -3,6 +3,7 @@
 from service.adapters.models import ModelRow
 from service.contracts.job import JobSpec
 from service.contracts.worker import CheckpointMetrics
+from service.jobs.graders import OnSuccess
 from service.jobs.models import EventRow, JobRow
 from service.jobs.outlook import Outlook
 from service.jobs.schemas import (
@@ -47,6 +48,7 @@ def job_object(tenant: Tenant, job: JobRow, outlook: Outlook) -> JobObject:
         metadata=job.job_metadata or None,
         user_provided_suffix=job.suffix,
         adapter=job.adapter,
+        on_success=OnSuccess.model_validate(job.on_success) if job.on_success else None,
     )
 
 

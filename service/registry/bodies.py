@@ -83,8 +83,18 @@ class Shadowed(Body):
     fraction: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
+class AutomaticRollback(Body):
+    """Back to the version before, once more than `max_error_rate` of at least `min_requests` requests have failed."""
+
+    max_error_rate: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+    min_requests: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 20
+    window_seconds: Annotated[StrictInt, Field(ge=10, le=86_400)] = 300
+
+
 class SetAlias(Body):
     """Without `traffic` the version gets all of it, without `shadow` nothing is copied.
+
+    `automatic_rollback` goes on for all that the alias will stand for; absent it stays as it is, null ends it.
 
     `if_revision` is the alias's revision that the change is made to, 0 where there is no such alias yet.
     """
@@ -92,6 +102,7 @@ class SetAlias(Body):
     version: Number
     traffic: Annotated[list[Weighted], Field(min_length=1, max_length=16)] | None = None
     shadow: Shadowed | None = None
+    automatic_rollback: AutomaticRollback | None = None
     if_revision: Annotated[StrictInt, Field(ge=0, le=2**31 - 1)] | None = None
     reason: Reason | None = None
 
@@ -108,12 +119,15 @@ class SetAlias(Body):
 
     @property
     def split(self) -> dict[str, Any]:
-        """Traffic and shadow as they are stored; traffic to one version alone is none."""
+        """Traffic, shadow and a given rollback as they are stored; traffic to one version alone is none."""
         shares = [share.model_dump() for share in self.traffic or ()]
-        return {
+        told = {
             "traffic": shares if len(shares) > 1 else None,
             "shadow": self.shadow.model_dump() if self.shadow else None,
         }
+        if "automatic_rollback" in self.model_fields_set:
+            told["automatic_rollback"] = self.automatic_rollback.model_dump() if self.automatic_rollback else None
+        return told
 
 
 class RollBack(Body):

@@ -12,7 +12,7 @@ from service.adapters.models import AliasChangeRow, AliasRow, RegisteredRow, Ver
 from service.contracts.ids import new_alias_change_id
 from service.listing import Cursor, rows_of
 
-Action = Literal["promote", "rollback", "traffic", "shadow", "delete", "automatic_rollback"]
+Action = Literal["promote", "rollback", "traffic", "shadow", "delete", "automatic_rollback", "update"]
 
 REMEMBERED = 1000
 """A rollback looks at the last so many changes of its alias."""

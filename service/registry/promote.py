@@ -5,7 +5,7 @@ A change is one transaction that holds the registered adapter's row, and tells e
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -31,16 +31,20 @@ PAST: dict[Action, str] = {
     "automatic_rollback": "rolled_back",
     "traffic": "updated",
     "shadow": "updated",
+    "update": "updated",
 }
 
 
 @dataclass(frozen=True)
 class State:
-    """What an alias stands for. `traffic` is [{version, weight}], `shadow` {version, fraction}."""
+    """What an alias stands for. `traffic` is [{version, weight}], `shadow` {version, fraction}, `automatic_rollback`
+    {max_error_rate, min_requests, window_seconds}.
+    """
 
     version: int
     traffic: list[dict[str, Any]] | None = None
     shadow: dict[str, Any] | None = None
+    automatic_rollback: dict[str, Any] | None = None
 
     @property
     def versions(self) -> set[int]:
@@ -61,6 +65,7 @@ async def promote(
     action: Action = "promote",
     traffic: list[dict[str, Any]] | None = None,
     shadow: dict[str, Any] | None = None,
+    automatic_rollback: dict[str, Any] | Literal["as it is"] | None = "as it is",
 ) -> AliasRow:
     """Points an alias at a version, or at several by weight; without `traffic` and `shadow` they end.
 
@@ -71,7 +76,9 @@ async def promote(
     registered = await catalog.lock(session, project, name)
     before = await _current(session, registered, alias)
     check_revision(before, alias, if_revision)
-    wanted = State(version, traffic, shadow)
+    if automatic_rollback == "as it is":
+        automatic_rollback = before.automatic_rollback if before else None
+    wanted = State(version, traffic, shadow, automatic_rollback)
     await _check_versions(session, registered, wanted)
     if before is None:
         await _check_room(session, registered)
@@ -104,16 +111,23 @@ async def rollback(
     """
     registered = await catalog.lock(session, project, name)
     before = await find(session, registered, alias)
-    settled = await history.settled(session, registered, alias)
-    if before.traffic is None:
-        settled = settled[:-1]
-    elif not settled:
-        settled = [before.version]
-    if not settled:
+    version = await previous(session, registered, before)
+    if version is None:
         raise Conflict(
             f"'{name}@{alias}' has stood for no other version that is still there.", code="no_previous_version"
         )
-    return await _set(session, registered, alias, before, State(settled[-1]), Why(action, actor, reason))
+    wanted = State(version, automatic_rollback=before.automatic_rollback)
+    return await _set(session, registered, alias, before, wanted, Why(action, actor, reason))
+
+
+async def previous(session: Session, registered: RegisteredRow, alias: AliasRow) -> int | None:
+    """The version that a rollback of the alias leads to."""
+    settled = await history.settled(session, registered, alias.alias)
+    if alias.traffic is None:
+        settled = settled[:-1]
+    elif not settled:
+        settled = [alias.version]
+    return settled[-1] if settled else None
 
 
 async def delete(
@@ -173,13 +187,15 @@ async def _current(session: AsyncSession, registered: RegisteredRow, alias: str)
 
 
 def _state(alias: AliasRow) -> State:
-    return State(alias.version, alias.traffic, alias.shadow)
+    return State(alias.version, alias.traffic, alias.shadow, alias.automatic_rollback)
 
 
 def _kind(before: State, wanted: State) -> Action:
     if before.version != wanted.version or before == wanted:
         return "promote"
-    return "traffic" if before.traffic != wanted.traffic else "shadow"
+    if before.traffic != wanted.traffic:
+        return "traffic"
+    return "shadow" if before.shadow != wanted.shadow else "update"
 
 
 async def _check_versions(session: AsyncSession, registered: RegisteredRow, wanted: State) -> None:
@@ -217,9 +233,10 @@ async def _set(
         row.revision = await history.last_revision(session, registered, alias)
         session.add(row)
     row.version, row.traffic, row.shadow = wanted.version, wanted.traffic, wanted.shadow
+    row.automatic_rollback = wanted.automatic_rollback
     row.revision += 1
     row.updated_at = func.clock_timestamp()
-    detail = {"traffic": wanted.traffic, "shadow": wanted.shadow}
+    detail = {"traffic": wanted.traffic, "shadow": wanted.shadow, "automatic_rollback": wanted.automatic_rollback}
     history.note(session, row, previous, wanted.version, detail, why)
     await session.flush()
     await session.refresh(row)

@@ -1,11 +1,12 @@
-"""A finished job's model as the next version of the registered adapter that the job was made for."""
+"""A finished job's model as the next version of the registered adapter that the job was made for, and what follows."""
 
 from service.contracts.ids import AdapterId, ProjectId
 from service.db import ControlSession
 from service.errors import ApiError
 from service.jobs.events import Note
 from service.jobs.models import JobRow
-from service.registry import sources, versions
+from service.registry import evaluations, sources, versions
+from service.registry.models import EvaluationRow
 from service.registry.versions import Source
 
 
@@ -27,7 +28,17 @@ async def register(session: ControlSession, job: JobRow, artifact: AdapterId) ->
                 provenance=made.provenance,
                 evaluation=made.evaluation,
                 create_missing=True,
+                gated=gate["alias"] if (gate := job.on_success) else None,
             )
+            evaluation = await evaluations.after_job(session, job, row)
     except ApiError as error:
         return (Note(f"The model was not added to adapter '{job.adapter}': {error.message}", "warn"),)
-    return (Note(f"New version of adapter '{job.adapter}': v{row.number}"),)
+    added = Note(f"New version of adapter '{job.adapter}': v{row.number}")
+    return (added, evaluating(evaluation)) if evaluation else (added,)
+
+
+def evaluating(evaluation: EvaluationRow) -> Note:
+    return Note(
+        f"Evaluating v{evaluation.version} before it may become '{evaluation.alias}'",
+        data={"evaluation_id": evaluation.id},
+    )

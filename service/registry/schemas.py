@@ -10,6 +10,7 @@ from service.adapters.models import AliasChangeRow, AliasRow, GrantRow, Register
 from service.contracts.manifest import AdapterManifest, ManifestFile
 from service.contracts.replica import Tier
 from service.listing import Item
+from service.registry.bodies import AutomaticRollback
 from service.registry.residency import Residency
 
 
@@ -181,6 +182,7 @@ class Alias(Item):
     version: int
     traffic: list[Share] | None
     shadow: Shadow | None
+    automatic_rollback: AutomaticRollback | None
     revision: int
     updated_at: int
 
@@ -193,6 +195,7 @@ class Alias(Item):
             version=row.version,
             traffic=[Share.model_validate(share) for share in row.traffic] if row.traffic else None,
             shadow=Shadow.model_validate(row.shadow) if row.shadow else None,
+            automatic_rollback=AutomaticRollback.model_validate(guard) if (guard := row.automatic_rollback) else None,
             revision=row.revision,
             updated_at=math.floor(row.updated_at.timestamp()),
         )

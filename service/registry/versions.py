@@ -45,8 +45,10 @@ async def add(
     evaluation: dict[str, Any] | None = None,
     create_missing: bool,
     actor: str = promote.SERVICE,
+    gated: str | None = None,
 ) -> VersionRow:
-    """The next version of the project's adapter. The first one of all becomes its alias `default`.
+    """The next version of the project's adapter. The first one of all becomes its alias `default`, unless that is the
+    `gated` alias, which an evaluation decides on.
 
     Raises where the artifact has ended or is of another base than the versions before it.
     """
@@ -71,7 +73,7 @@ async def add(
     session.add(row)
     await session.flush()
     await session.refresh(row)
-    if row.number == 1:
+    if row.number == 1 and gated != DEFAULT_ALIAS:
         await promote.begin(session, registered, DEFAULT_ALIAS, row.number, actor)
     await notify(session, "model")
     await audit.note(session, "adapter.version.created", row.id, project, adapter=name, version=row.number)

@@ -20,6 +20,9 @@ EventType = Literal[
     "batch.failed",
     "batch.expired",
     "batch.cancelled",
+    "adapter.promoted",
+    "adapter.promotion_refused",
+    "adapter.rolled_back",
 ]
 EVENT_TYPES: tuple[str, ...] = get_args(EventType)
 

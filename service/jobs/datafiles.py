@@ -1,0 +1,58 @@
+"""Files of examples that a job or an evaluation reads: whether they can be used for that."""
+
+from sqlalchemy import select
+
+from service.contracts.job import Method
+from service.db import TenantSession
+from service.errors import InvalidRequest
+from service.files.models import FileRow
+
+FORMATS: dict[Method, tuple[str, ...]] = {"supervised": ("chat", "completion"), "dpo": ("preference",)}
+"""The formats of examples that each method trains on."""
+
+
+async def usable(session: TenantSession, file_id: str, param: str, method: Method | None = None) -> FileRow:
+    """The tenant's file, held so that it cannot be deleted before what needs it exists.
+
+    Raises InvalidRequest for one that is not there, not fit, or not of a format that the method trains on.
+    """
+    own = select(FileRow).where(FileRow.id == file_id, FileRow.project_id == session.project_id, FileRow.live())
+    file = await session.scalar(own.with_for_update(read=True))
+    if file is None:
+        raise InvalidRequest(f"There is no file '{file_id}'.", code="file_not_found", param=param)
+    if file.purpose != "fine-tune":
+        raise InvalidRequest(
+            f"File '{file_id}' has purpose '{file.purpose}'; upload it with purpose 'fine-tune'.",
+            code="invalid_file_purpose",
+            param=param,
+        )
+    if file.status == "uploaded":
+        raise InvalidRequest(
+            f"File '{file_id}' is still being processed; wait until its status is 'processed', then try again.",
+            code="file_not_processed",
+            param=param,
+        )
+    if file.status != "processed":
+        reason = file.status_details or f"its status is '{file.status}'"
+        raise InvalidRequest(f"File '{file_id}' cannot be used: {reason}", code=_code(param), param=param)
+    if method is not None:
+        _refuse_other_format(file, param, method)
+    return file
+
+
+def _refuse_other_format(file: FileRow, param: str, method: Method) -> None:
+    wanted = FORMATS[method]
+    # Files of before formats were noted hold chat or completion examples; there was nothing else.
+    if file.example_format in wanted or (file.example_format is None and method == "supervised"):
+        return
+    raise InvalidRequest(
+        f"File '{file.id}' holds {file.example_format or 'chat or completion'} examples, but method '{method}' takes "
+        f"{' or '.join(wanted)} examples; give another file or another 'method.type'.",
+        code=_code(param),
+        param=param,
+    )
+
+
+def _code(param: str) -> str:
+    """`invalid_training_file` and the like, by the last part of the parameter's name."""
+    return f"invalid_{param.rpartition('.')[2].removesuffix('_id')}"

@@ -1,0 +1,60 @@
+"""The loss of a version on held-out answers: as its job recorded it, or measured from the prompt's log probabilities.
+
+Both sides of a comparison are taken in the same way: a recorded loss is of the whole file, a measured one of a sample.
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from service.adapters.models import VersionRow
+from service.errors import InvalidRequest
+from service.files.models import FileRow
+from service.gateway.resolve import Target
+from service.promotions.asking import Asker, Told
+from service.promotions.examples import CHAT, Example
+
+WORST = 100.0
+"""Of one token: a probability of zero has no finite loss."""
+ASKED = {"max_tokens": 1, "temperature": 0}
+
+
+def recorded(versions: Sequence[VersionRow], file: FileRow) -> list[float] | None:
+    """The losses that the jobs of all these versions measured on just this content at the end; else None."""
+    found: list[float] = []
+    for version in versions:
+        known = version.provenance
+        same = (known.get("validation_file") or {}).get("sha256") == file.sha256
+        loss = (version.evaluation or {}).get("full_valid_loss")
+        if not same or (known.get("job") or {}).get("method") != "supervised" or not isinstance(loss, int | float):
+            return None
+        found.append(float(loss))
+    return found
+
+
+async def measured(asker: Asker, target: Target, example: Example) -> tuple[float, int, list[Told]]:
+    """The mean loss over the tokens of the example's answer, how many those are, and what was asked for it."""
+    begin = await asker.ask(target, example.path, {**example.asked, **ASKED})
+    whole = {**example.answered, **ASKED, "prompt_logprobs": 0}
+    if example.path == CHAT:
+        whole["add_generation_prompt"] = False
+    told = await asker.ask(target, example.path, whole)
+    losses = [_loss(each) for each in _logprobs(told.body)[begin.prompt_tokens :]]
+    if not losses:
+        raise InvalidRequest("The example's answer has no tokens.")
+    return sum(losses) / len(losses), len(losses), [begin, told]
+
+
+def _logprobs(body: dict[str, Any]) -> list[Any]:
+    """Of a chat they stand beside its choices, of a completion inside each."""
+    found = body.get("prompt_logprobs") or body["choices"][0].get("prompt_logprobs")
+    if not isinstance(found, list):
+        raise InvalidRequest("The model server gave no log probabilities of the prompt.")
+    return cast("list[Any]", found)
+
+
+def _loss(told: dict[str, dict[str, Any]] | None) -> float:
+    if not told:
+        return WORST
+    # Only the prompt's own token was asked for.
+    logprob = next(iter(told.values())).get("logprob")
+    return min(-float(logprob), WORST) if isinstance(logprob, int | float) else WORST

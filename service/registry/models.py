@@ -1,0 +1,71 @@
+"""Rows of evaluations of versions and of the scores they consist of while they are under way."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey, ForeignKeyConstraint, func
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.db import Base
+
+
+class EvaluationRow(Base):
+    """Where there is an `alias`, its outcome decides whether the version takes that over; `revision` and
+    `current_version` are the alias's when the evaluation began, 0 and null where there was none.
+
+    `job_id` is of the job whose success asked for it, `key_id` of the key that did. Whoever works on it holds it until
+    `held_until` under its `epoch`. `promoted` and `reason` are null where nothing was to be decided.
+    """
+
+    __tablename__ = "evaluations"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["project_id", "registered_id"], ["registered_adapters.project_id", "registered_adapters.id"]
+        ),
+        ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"]),
+        ForeignKeyConstraint(["project_id", "file_id"], ["files.project_id", "files.id"]),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    registered_id: Mapped[str]
+    version: Mapped[int]
+    job_id: Mapped[str | None]
+    key_id: Mapped[str | None]
+    file_id: Mapped[str]
+    grader: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    alias: Mapped[str | None]
+    min_score: Mapped[float | None]
+    must_beat_current: Mapped[bool] = mapped_column(default=True)
+    status: Mapped[str] = mapped_column(default="queued")
+    revision: Mapped[int | None]
+    current_version: Mapped[int | None]
+    score: Mapped[float | None]
+    current_score: Mapped[float | None]
+    results: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    promoted: Mapped[bool | None]
+    reason: Mapped[str | None]
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    epoch: Mapped[int] = mapped_column(default=0)
+    held_until: Mapped[datetime | None]
+
+
+class ScoreRow(Base):
+    """What a version scored on one line of the file; `weight` is how much that counts in the mean."""
+
+    __tablename__ = "evaluation_scores"
+    __table_args__ = (
+        ForeignKeyConstraint(["project_id", "evaluation_id"], ["evaluations.project_id", "evaluations.id"]),
+    )
+
+    evaluation_id: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    line: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    score: Mapped[float]
+    weight: Mapped[float]
+    problem: Mapped[str | None]

@@ -1,0 +1,181 @@
+"""A job's version takes an alias over where it proves better, and nowhere else."""
+
+import json
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import httpx2
+import pytest
+from aiohttp import web
+
+from service.promotions.holding import Holding, Lost, claim
+from tests.conftest import wait_until
+from tests.service.conftest import Service
+from tests.service.gateway.registered import NAME
+from tests.service.promotions.conftest import WRONG, Owner, Plan
+from tests.service.stage import Stage
+
+Owners = Callable[..., Owner]
+EXACT = {"grader": {"type": "exact_match"}}
+
+
+def test_a_version_that_beats_the_current_one_takes_its_alias_over(owner: Owners, plan: Plan) -> None:
+    own = owner()
+    own.point(1, "prod")
+    plan.texts[own.adapters[0]] = WRONG
+    job = own.succeeded(evaluation=EXACT)
+    found = own.over()
+    assert (found["status"], found["score"], found["current_version"], found["current_score"]) == (
+        "succeeded", 1.0, 1, 0.0,
+    )  # fmt: skip
+    assert found["promotion"]["promoted"] is True
+    assert found["promotion"]["reason"] is None
+    assert [line["line"] for line in found["results"]["lines"]] == [1, 2, 3, 4, 5, 6]
+    assert own.stands_for() == 2
+    (change, _) = own.api("GET", f"/{NAME}/history?alias=prod")["data"]
+    assert (change["action"], change["from_version"], change["to_version"]) == ("promote", 1, 2)
+    assert found["id"] in change["reason"]
+    assert own.told(job) == "v2 was promoted to 'prod': exact_match 1 against 0 of v1"
+    assert own.booked() == [(f"{NAME}@v1", 6), (f"{NAME}@v2", 6)]
+    assert own.counts(2).requests == 0, "what an evaluation asks is not the version's traffic"
+
+
+@pytest.mark.parametrize(
+    ("gate", "reason"),
+    [
+        ({}, "Its score 1 does not beat the 1 of v1."),
+        ({"min_score": 1.5, "must_beat_current": False}, "Its score 1 is below the 1.5 that it needs."),
+    ],
+)
+def test_a_version_that_is_no_better_does_not(owner: Owners, gate: dict[str, Any], reason: str) -> None:
+    own = owner()
+    before = own.point(1, "prod")
+    job = own.succeeded(evaluation=EXACT, **gate)
+    found = own.over()
+    assert (found["status"], found["promotion"]["promoted"], found["promotion"]["reason"]) == (
+        "succeeded", False, reason,
+    )  # fmt: skip
+    assert own.api("GET", f"/{NAME}/aliases/prod") == before
+    assert own.told(job) == f"v2 was not promoted to 'prod': {reason}"
+
+
+def test_a_first_version_is_the_default_only_once_it_is_good_enough(service: Service, stage: Stage, plan: Plan) -> None:
+    own = Owner.made(service, stage, versions=0)
+    assert isinstance(own, Owner)
+    bad = {"type": "string_check", "input": "{{sample.output_text}}", "reference": "5", "operation": "eq"}
+    own.succeeded(alias="default", evaluation={"grader": bad}, min_score=0.5)
+    assert own.over()["promotion"]["promoted"] is False
+    assert own.stands_for("default") is None
+    own.succeeded(alias="default", evaluation=EXACT, min_score=0.5)
+    assert own.over()["promotion"]["promoted"] is True
+    assert own.stands_for("default") == 2
+
+
+def test_whoever_changed_the_alias_meanwhile_has_the_last_word(owner: Owners, plan: Plan) -> None:
+    own = owner(2)
+    own.point(1, "prod")
+    plan.texts[own.adapters[0]] = WRONG
+    plan.hold = threading.Event()
+    job = own.succeeded(evaluation=EXACT)
+    wait_until(lambda: len(plan.asked) > 0, what="the evaluation began")
+    own.point(2, "prod", reason="by hand")
+    plan.hold.set()
+    found = own.over()
+    assert (found["score"], found["promotion"]["promoted"]) == (1.0, False)
+    assert "at revision 2 and not 1" in found["promotion"]["reason"]
+    assert own.stands_for() == 2
+    assert "was not promoted" in own.told(job)
+
+
+def test_the_losses_that_jobs_recorded_on_one_file_decide_without_a_request(owner: Owners, plan: Plan) -> None:
+    own = owner(0)
+    own.succeeded(loss=0.9)
+    assert own.over()["promotion"]["promoted"] is True, "there was nothing to beat"
+    own.succeeded(loss=0.8)
+    better = own.over()
+    assert (better["score"], better["current_score"], better["promotion"]["promoted"]) == (0.8, 0.9, True)
+    own.succeeded(loss=0.85)
+    worse = own.over()
+    assert (worse["promotion"]["reason"], own.stands_for()) == ("Its loss 0.85 does not beat the 0.8 of v2.", 2)
+    assert plan.asked == []
+
+
+def test_a_holder_that_was_replaced_changes_nothing_and_all_is_done_once(
+    service: Service, stage: Stage, owner: Owners, plan: Plan
+) -> None:
+    own = owner()
+    own.point(1, "prod")
+    plan.texts[own.adapters[0]] = WRONG
+    plan.hold = threading.Event()
+    job = own.succeeded(evaluation=EXACT)
+    wait_until(lambda: len(plan.asked) > 0, what="the evaluation began")
+    # As if its process had been silent for longer than it may: the next one, here by hand, takes it.
+    service.call(stage.rows("update evaluations set held_until = now() - interval '1 s' returning id"))
+    row = service.call(claim(stage.resources, []))
+    assert row.epoch > 1
+    plan.hold.set()
+    row.epoch -= 1
+    with pytest.raises(Lost):
+        service.call(Holding(stage.resources, row).record([]))
+    service.call(stage.rows("update evaluations set held_until = now() - interval '1 s' returning id"))
+    assert own.over()["promotion"]["promoted"] is True
+    assert own.booked() == [(f"{NAME}@v1", 6), (f"{NAME}@v2", 6)]
+    history = own.api("GET", f"/{NAME}/history?alias=prod")["data"]
+    assert [(each["revision"], each["to_version"]) for each in history] == [(2, 2), (1, 1)]
+    assert sum("was promoted" in message for message in service.call(stage.messages(job))) == 1
+    assert service.call(stage.rows("select count(*) from evaluation_scores"))[0][0] == 0
+
+
+def test_an_evaluation_waits_for_a_replica_and_goes_on(
+    owner: Owners, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.promotions.executor.LATER", timedelta(seconds=0.1))
+    own = owner()
+    own.point(1, "prod")
+    plan.texts[own.adapters[0]] = WRONG
+    refused: list[str] = []
+
+    async def full(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        refused.append(body["model"])
+        problem = {"message": "Too many requests wait for this replica.", "code": "no_capacity"}
+        return web.json_response({"error": problem}, status=503, headers={"Retry-After": "0.1"})
+
+    plan.replica.script = full
+    own.succeeded(evaluation=EXACT)
+    wait_until(lambda: len(refused) > 8, what="it was refused")
+    assert own.newest()["status"] == "running"
+    plan.replica.script = plan
+    assert own.over()["promotion"]["promoted"] is True
+
+
+def test_what_a_replica_fails_on_promotes_nothing(owner: Owners, plan: Plan) -> None:
+    own = owner()
+    own.point(1, "prod")
+    plan.failing.add(own.adapters[0])
+    job = own.succeeded(evaluation=EXACT)
+    found = own.over()
+    assert (found["status"], found["error"]["code"]) == ("failed", "replica_unavailable")
+    assert (found["promotion"]["promoted"], own.stands_for()) == (False, 1)
+    assert "its evaluation failed" in own.told(job).lower()
+
+
+def test_webhooks_tell_of_both_ends(service: Service, stage: Stage, owner: Owners, plan: Plan) -> None:
+    own = owner()
+    hook = {
+        "name": "mine",
+        "url": "https://example.com/hook",
+        "event_types": ["adapter.promoted", "adapter.promotion_refused"],
+    }
+    url = f"{service.url}/v1/webhook_endpoints"
+    assert httpx2.post(url, json=hook, headers=own.headers, timeout=10).status_code == 200
+    ids: list[str] = []
+    for alias in ("prod", "default"):
+        own.succeeded(alias=alias, evaluation=EXACT)
+        ids.append(own.over()["id"])
+    query = "select event_type, body from webhook_deliveries where project_id = :project order by created_at"
+    told = [
+        (kind, json.loads(body)["data"]["id"]) for kind, body in service.call(stage.rows(query, project=own.project))
+    ]
+    assert told == [("adapter.promoted", ids[0]), ("adapter.promotion_refused", ids[1])]
