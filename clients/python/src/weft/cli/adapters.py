@@ -25,7 +25,7 @@ FROM = "A job, a checkpoint or a model, by its id or name."
 
 @click.group(cls=Group)
 def adapters() -> None:
-    """Versions, aliases, promotion and rollback; push, pull and compare.
+    """Versions, aliases, rollback; push, pull and compare.
 
     A REFERENCE is name@v3, name@alias, or name for its alias default.
     """
@@ -67,7 +67,10 @@ def create(session: Session, name: str, source: Any, description: str | None) ->
 @click.argument("source", type=source_of, metavar="SOURCE")
 @session_of
 def add(session: Session, name: str, source: Any) -> None:
-    """Make SOURCE the next version of NAME: a job, a checkpoint or a model, by its id or name."""
+    """Make SOURCE the next version of NAME.
+
+    SOURCE is a job, a checkpoint or a model, by its id or name.
+    """
     show_item(session, session.client.adapters.versions.create(name, source=source), VERSIONS)
 
 

@@ -18,7 +18,10 @@ revision_option = click.option("--if-revision", type=int, help="Only if nobody w
 @revision_option
 @session_of
 def promote(session: Session, reference: str, alias: str, reason: str | None, if_revision: int | None) -> None:
-    """Point ALIAS at the version that REFERENCE means, with all of its traffic."""
+    """Point ALIAS at REFERENCE.
+
+    It gets all of the traffic; splits and shadows end.
+    """
     from openai import omit
 
     revision = omit if if_revision is None else if_revision
@@ -32,7 +35,10 @@ def promote(session: Session, reference: str, alias: str, reason: str | None, if
 @reason_option
 @session_of
 def rollback(session: Session, name: str, alias: str, reason: str | None) -> None:
-    """Point ALIAS of NAME back at the version before, and end splits and shadows."""
+    """Point ALIAS of NAME back at the version before.
+
+    Splits and shadows end.
+    """
     from openai import omit
 
     show_item(session, session.client.adapters.rollback(name, alias, reason=reason or omit), ALIASES)
@@ -55,9 +61,9 @@ def split(
     reason: str | None,
     if_revision: int | None,
 ) -> None:
-    """Split the traffic of ALIAS over versions: `weft adapters split support-bot prod v1=90 v2=10`.
+    """Split the traffic of ALIAS of NAME over versions.
 
-    The first is the version that the alias stands for where only one can be meant.
+    As in `weft adapters split support-bot prod v1=90 v2=10`. The first is the version that the alias stands for where only one can be meant.
     """
     from openai import omit
 

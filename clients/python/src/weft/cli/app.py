@@ -13,7 +13,7 @@ from weft.cli.commands import Session
 from weft.cli.failures import INTERRUPTED, PIPE_CLOSED, Failure, report
 
 COMMANDS = {
-    "adapters": ("adapters", "Versions, aliases, promotion and rollback; push, pull and compare."),
+    "adapters": ("adapters", "Versions, aliases, rollback; push, pull and compare."),
     "chat": ("chat", "Talk to a model."),
     "completion": ("completion", "Print the completion script of a shell."),
     "datasets": ("datasets", "Check training files offline."),
@@ -24,9 +24,7 @@ COMMANDS = {
     "projects": ("projects", "Projects, for administrators."),
     "usage": ("usage", "What was used and what it cost, for administrators."),
 }
-EPILOG = (
-    "WEFT_API_KEY holds your project's key, WEFT_ADMIN_KEY an administrator's, WEFT_BASE_URL the service's address."
-)
+EPILOG = "WEFT_API_KEY holds your project's key, WEFT_ADMIN_KEY an administrator's, WEFT_BASE_URL the address."
 
 
 class ReaderGone(Exception):

@@ -1,4 +1,4 @@
-"""Curves of numbers over steps, drawn with characters: with eight braille dots in each, or where these lack with one."""
+"""Curves of numbers over steps, drawn with characters of eight braille dots, or where these lack of one mark."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions
+    from rich.console import Console, ConsoleOptions, RenderResult
     from rich.text import Text
 
 COLORS = ("cyan", "yellow", "magenta", "green")
@@ -68,7 +68,7 @@ class Chart:
     height: int = 12
     fine: bool = True
 
-    def __rich_console__(self, _: "Console", options: "ConsoleOptions") -> "Iterator[Text]":
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
         from rich.text import Text
 
         low, high = self._range()

@@ -30,6 +30,8 @@ BY_STATUS = {
 }
 LASTING = frozenset({"insufficient_quota"})
 """Codes of refusals that waiting does not end, whatever their status."""
+SILENT = ("usage", "timeout")
+"""Codes that say nothing that the message does not."""
 
 
 class Refusal(Exception):
@@ -80,7 +82,8 @@ class Failure:
         return _of_wait(error)
 
     def line(self) -> str:
-        named = [part for part in (self.code, self.request_id and f"request {self.request_id}") if part]
+        code = None if self.code in SILENT else self.code
+        named = [part for part in (code, self.request_id and f"request {self.request_id}") if part]
         # A message of several lines is somebody else's; errors here have one.
         said = " ".join(self.message.split())
         return f"weft: {said} ({', '.join(named)})" if named else f"weft: {said}"
@@ -106,7 +109,8 @@ def _of_system(error: OSError) -> str:
 
 
 def _of_status(error: Any) -> Failure:
-    body = cast("dict[str, Any]", error.body) if isinstance(error.body, dict) else {}
+    found: object = error.body
+    body = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
     message = body.get("message") or f"the service answered {error.status_code}"
     kind = BY_STATUS.get(error.status_code, UNAVAILABLE if error.status_code >= 500 else FAILED)
     if error.code in LASTING:

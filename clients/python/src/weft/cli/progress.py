@@ -1,7 +1,7 @@
 """How far a transfer is, in a terminal; nothing anywhere else."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def shown(session: Session, what: str) -> "Iterator[OnProgress | None]":
+def shown(session: Session, what: str) -> "Generator[OnProgress | None]":
     """What a transfer is to tell its progress to."""
     if session.json or not sys.stderr.isatty():
         yield None

@@ -5,6 +5,7 @@ from contextlib import closing
 from typing import Any
 
 from openai import OpenAIError
+from openai.types.chat import ChatCompletion
 
 from weft.cli.commands import Session
 from weft.cli.failures import UNAVAILABLE, Failure, report
@@ -24,7 +25,7 @@ class Conversation:
     def reset(self) -> None:
         self.messages = [*self._first]
 
-    def whole(self, question: str) -> Any:
+    def whole(self, question: str) -> ChatCompletion:
         """The answer as the service sent it."""
         messages: Any = [*self.messages, {"role": "user", "content": question}]
         return self.session.client.chat.completions.create(model=self.model, messages=messages, **self._sampling)

@@ -17,7 +17,10 @@ from weft.cli.output import details, plain, show_item, show_json, size, table
 @click.option("--timeout", type=duration, help="How long to wait; then the exit status is 124.")
 @session_of
 def push(session: Session, folder: Path, name: str, base_model: str | None, timeout: int | None) -> None:
-    """Make the PEFT adapter in FOLDER the next version of NAME, which is registered where it is new."""
+    """Make the PEFT adapter in FOLDER a version of NAME.
+
+    NAME is registered where it is new.
+    """
     from openai import omit
 
     from weft.cli.progress import shown
@@ -54,7 +57,7 @@ def pull(session: Session, reference: str, folder: Path, merged: bool, timeout: 
 @click.argument("number", metavar="VERSION")
 @session_of
 def provenance(session: Session, name: str, number: str) -> None:
-    """Show everything that VERSION (v3) of NAME was made of."""
+    """Show what VERSION (v3) of NAME was made of."""
     if not number.removeprefix("v").isdecimal():
         raise click.UsageError(f"{number!r} is no version; write v3")
     found = plain(session.client.adapters.versions.provenance(name, int(number.removeprefix("v"))))

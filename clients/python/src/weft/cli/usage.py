@@ -40,10 +40,8 @@ def spanning(groups: Sequence[str]) -> Callable[[Callable[..., None]], Callable[
 
     def add(command: Callable[..., None]) -> Callable[..., None]:
         if groups:
-            choice = click.Choice(tuple(groups))
-            command = click.option("--by", multiple=True, type=choice, help="A row for each; may be given again.")(
-                command
-            )
+            by = click.option("--by", multiple=True, type=click.Choice(tuple(groups)), help="A row for each of these.")
+            command = by(command)
         project = click.option("--project", "projects", multiple=True, metavar="ID", help="Only of these projects.")
         since = click.option("--since", default="7d", show_default=True, type=duration, help="From how long ago.")
         width = click.option("--every", default="1d", show_default=True, type=click.Choice(("1m", "1h", "1d")))

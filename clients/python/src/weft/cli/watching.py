@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 FRAMES_A_SECOND = 8
 CURVE_HEIGHT = 12
 NOTICES = 3
+NUMBERS = (("loss", "train_loss"), ("validation", "full_valid_loss"), ("tokens/s", "tokens_per_second"))
 
 
 def told(session: Session, event: "JobEvent") -> None:
@@ -35,9 +36,7 @@ def watched(session: Session, job_id: str, timeout: int | None) -> int:
         else:
             job = _live(session, job_id, timeout)
     except KeyboardInterrupt:
-        say(
-            session, f"The job goes on; `weft jobs watch {job_id}` shows it again, `weft jobs cancel {job_id}` ends it."
-        )
+        say(session, f"The job goes on; watch it again, or end it: weft jobs cancel {job_id}")
         raise
     if session.json:
         show_json_line(plain(job))
@@ -113,11 +112,7 @@ class View:
         latest = self.latest
         step, total = int(latest["step"]), int(latest.get("total_steps") or 0)
         shown = [f"step {step}/{total}" if total else f"step {step}"]
-        for title, name in (
-            ("loss", "train_loss"),
-            ("validation", "full_valid_loss"),
-            ("tokens/s", "tokens_per_second"),
-        ):
+        for title, name in NUMBERS:
             if isinstance(latest.get(name), int | float):
                 shown.append(f"{title} {latest[name]:.4g}")
         left = self._left(step, total)
