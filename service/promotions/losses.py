@@ -22,10 +22,11 @@ def recorded(versions: Sequence[VersionRow], file: FileRow) -> list[float] | Non
     """The losses that the jobs of all these versions measured on just this content at the end; else None."""
     found: list[float] = []
     for version in versions:
-        known = version.provenance
-        same = (known.get("validation_file") or {}).get("sha256") == file.sha256
+        measured_on: dict[str, Any] = version.provenance.get("validation_file") or {}
+        job: dict[str, Any] = version.provenance.get("job") or {}
         loss = (version.evaluation or {}).get("full_valid_loss")
-        if not same or (known.get("job") or {}).get("method") != "supervised" or not isinstance(loss, int | float):
+        same = measured_on.get("sha256") == file.sha256 and job.get("method") == "supervised"
+        if not same or not isinstance(loss, int | float):
             return None
         found.append(float(loss))
     return found

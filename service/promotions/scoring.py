@@ -6,6 +6,7 @@ from typing import Any
 
 from service.errors import InvalidRequest
 from service.gateway.resolve import Target
+from service.jobs import events
 from service.jobs.graders import Grader, Loss, ScoreModel
 from service.promotions import losses
 from service.promotions.asking import Asker, Told
@@ -13,6 +14,7 @@ from service.promotions.examples import CHAT, Example
 from service.promotions.grading import Sample, fill, grade, number_in
 from service.promotions.holding import Scored
 from service.registry.models import ScoreRow
+from service.usage.ledger import UsageEntry
 
 NO_NUMBER = "the grader's answer has no number"
 PROBLEM_LENGTH = 300
@@ -28,33 +30,27 @@ class Side:
 
 async def score(asker: Asker, grader: Grader, side: Side, example: Example) -> Scored:
     """Raises what ends or delays the whole evaluation; what is wrong with one example becomes its `problem`."""
-    told: list[Told] = []
-    weight, problem = 1.0, None
     try:
         if isinstance(grader, Loss):
-            value, weight, told = await losses.measured(asker, side.target, example)
-        else:
-            told.append(await asker.answer(side.target, example))
+            value, tokens, told = await losses.measured(asker, side.target, example)
+            return Scored(side.version, example.line, value, tokens, None, _cost(told))
+        answer = await asker.answer(side.target, example)
     except InvalidRequest as error:
         # Nothing can be said of its loss; any other grader finds no answer there.
-        value, weight = 0.0, 0.0 if isinstance(grader, Loss) else 1.0
-        problem = error.message[:PROBLEM_LENGTH]
-    else:
-        if not isinstance(grader, Loss):
-            value, problem = await _graded(asker, grader, example, told)
-    cost = tuple(each.entry for each in told)
-    return Scored(side.version, example.line, value, float(weight), problem, cost)
-
-
-async def _graded(asker: Asker, grader: Grader, example: Example, told: list[Told]) -> tuple[float, str | None]:
-    sample = Sample(told[0].text)
+        weight = 0.0 if isinstance(grader, Loss) else 1.0
+        return Scored(side.version, example.line, 0.0, weight, events.storable(error.message[:PROBLEM_LENGTH]), ())
+    sample = Sample(answer.text)
     if not isinstance(grader, ScoreModel):
-        assert not isinstance(grader, Loss)
-        return await grade(grader, example, sample), None
+        value = await grade(grader, example, sample)
+        return Scored(side.version, example.line, value, 1.0, None, _cost([answer]))
     said = await _asked(asker, grader, example, sample)
-    told.append(said)
     found = number_in(said.text, grader)
-    return (grader.range[0], NO_NUMBER) if found is None else (found, None)
+    value, problem = (grader.range[0], NO_NUMBER) if found is None else (found, None)
+    return Scored(side.version, example.line, value, 1.0, problem, _cost([answer, said]))
+
+
+def _cost(told: Sequence[Told]) -> tuple[UsageEntry, ...]:
+    return tuple(each.entry for each in told)
 
 
 async def _asked(asker: Asker, grader: ScoreModel, example: Example, sample: Sample) -> Told:

@@ -170,6 +170,10 @@ class Maker:
     def adapter_export(self, adapter: str) -> str:
         return self.post(f"/adapters/{adapter}/versions/1/exports", json={"format": "peft"})["id"]
 
+    def evaluation(self, adapter: str) -> str:
+        body = {"version": 1, "file_id": self.file(), "grader": {"type": "exact_match"}}
+        return self.post(f"/adapters/{adapter}/evaluations", json=body)["id"]
+
     def everything(self) -> dict[str, str]:
         endpoint = self.endpoint()
         job, model, checkpoint = self.trained()
@@ -178,6 +182,7 @@ class Maker:
         (delivery,) = self.http.get(f"/webhook_endpoints/{endpoint}/deliveries").json()["data"]
         return {
             "file": self.file(),
+            "other file": self.file(),
             "batch file": self.batch_file(),
             "batch": self.batch(),
             "job": job,
@@ -196,6 +201,7 @@ class Maker:
             "adapter file": self.adapter_files()["adapter_config.json"],
             "import": self.adapter_import(),
             "export": self.adapter_export(adapter),
+            "evaluation": self.evaluation(adapter),
             "hook": self.hook,
         }
 

@@ -26,6 +26,7 @@ KINDS = {
     "adapter": "adapter",
     "import_id": "import",
     "export_id": "export",
+    "evaluation_id": "evaluation",
 }
 """The kind of thing that a parameter of a path names."""
 PARTS = {"version": "v1", "alias": "default", "path": "adapter_config.json"}
@@ -50,6 +51,7 @@ UNKNOWN = {
     "change": "adpc-" + "0" * 24,
     "import": "adimp-" + "0" * 24,
     "export": "adexp-" + "0" * 24,
+    "evaluation": "adev-" + "0" * 24,
 }
 MESSAGES = [{"role": "user", "content": "Hi"}]
 BODIES: dict[str, dict[str, Any]] = {
@@ -63,6 +65,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "set_alias": {"json": {"version": 1}},
     "roll_back": {"json": {}},
     "create_export": {"json": {"format": "peft"}},
+    "create_evaluation": {"json": {"version": 1, "file_id": "{own file}", "grader": {"type": "exact_match"}}},
 }
 """What the routes need beside the id, so that nothing else is wrong with the request."""
 
@@ -117,6 +120,7 @@ PROMPTS = (
 )
 JOB = {"object": "fine_tuning.job", "model": "gpt-4.1-nano"}
 JOBS, ESTIMATES = "/fine_tuning/jobs", "/fine_tuning/estimates"
+JUDGE = {"type": "score_model", "input": MESSAGES}
 IN_QUERIES = [
     Place("GET", "/files", "file", _query(after="{id}"), 400),
     Place("GET", JOBS, "job", _query(after="{id}"), 400),
@@ -129,6 +133,7 @@ IN_QUERIES = [
     Place("GET", "/adapters/{own adapter}/versions", "version", _query(after="{id}"), 400),
     Place("GET", "/adapters/imports", "import", _query(after="{id}"), 400),
     Place("GET", "/adapters/{own adapter}/history", "change", _query(after="{id}"), 400),
+    Place("GET", "/adapters/{own adapter}/evaluations", "evaluation", _query(after="{id}"), 400),
     Place("GET", "/files/{own file}/validation", "file", _query(compare="{id}")),
 ]
 IN_BODIES = [
@@ -148,6 +153,33 @@ IN_BODIES = [
         for files in (
             {"adapter_config.json": "{id}", "adapter_model.safetensors": "{own file}"},
             {"adapter_config.json": "{own adapter file}", "adapter_model.safetensors": "{id}"},
+        )
+    ),
+    *(
+        Place(
+            "POST",
+            path,
+            kind,
+            _json(
+                model=BASE,
+                training_file="{own file}",
+                validation_file="{own other file}",
+                on_success={"adapter": "bot-new", "alias": "prod", "evaluation": evaluation},
+            ),
+            status,
+        )
+        for path in (JOBS, ESTIMATES)
+        for kind, evaluation, status in (
+            ("file", {"file_id": "{id}"}, 400),
+            *((kind, {"grader": JUDGE | {"model": "{id}"}}, 404) for kind in ("model", "adapter")),
+        )
+    ),
+    *(
+        Place("POST", "/adapters/{own adapter}/evaluations", kind, _json(version=1, **body), status)
+        for kind, body, status in (
+            ("file", {"file_id": "{id}", "grader": {"type": "exact_match"}}, 400),
+            ("model", {"file_id": "{own file}", "grader": JUDGE | {"model": "{id}"}}, 404),
+            ("adapter", {"file_id": "{own file}", "grader": JUDGE | {"model": "{id}"}}, 404),
         )
     ),
     Place("POST", "/fine_tuning/imports", "file", _json(job=JOB, training_file="{id}", model=BASE), 400),

@@ -69,6 +69,7 @@ class Walk:
             "adapter": lambda: self._maker.adapter(ids["model"]),
             "import_id": self._maker.adapter_import,
             "export_id": lambda: ids["export"],
+            "evaluation_id": lambda: self._maker.evaluation(self._parents["adapter"]),
             "path": lambda: "adapter_config.json",
             "version": lambda: "3" if operation == "delete_version" else "v1",
             "alias": lambda: "default",
@@ -94,6 +95,7 @@ class Walk:
     def _body(self, example: dict[str, Any]) -> dict[str, Any]:
         real: dict[str, Callable[[], Any]] = {
             "training_file": self._maker.file,
+            "file_id": self._maker.file,
             "validation_file": self._maker.file,
             "input_file_id": self._maker.batch_file,
             "project_ids": lambda: [self._other],
