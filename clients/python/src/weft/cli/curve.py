@@ -94,7 +94,8 @@ class Chart:
     def _range(self) -> tuple[float, float]:
         values = [value for series in self.series.values() for value in series.values() if math.isfinite(value)]
         low, high = min(values, default=0.0), max(values, default=1.0)
-        return (low, high) if high > low else (low - 0.5, high + 0.5)
+        around = abs(low) / 10 or 0.5
+        return (low, high) if high > low else (low - around, high + around)
 
     def _drawn(self, low: float, high: float) -> Canvas:
         canvas = Canvas(max(self.width - MARGIN, 10), self.height, self.fine)
