@@ -63,7 +63,8 @@ def split(
 ) -> None:
     """Split the traffic of ALIAS of NAME over versions.
 
-    As in `weft adapters split support-bot prod v1=90 v2=10`. The first is the version that the alias stands for where only one can be meant.
+    As in `weft adapters split support-bot prod v1=90 v2=10`.
+    The first is the version that the alias stands for where only one can be meant.
     """
     from openai import omit
 

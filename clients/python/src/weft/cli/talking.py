@@ -28,7 +28,10 @@ class Conversation:
     def whole(self, question: str) -> ChatCompletion:
         """The answer as the service sent it."""
         messages: Any = [*self.messages, {"role": "user", "content": question}]
-        return self.session.client.chat.completions.create(model=self.model, messages=messages, **self._sampling)
+        answer: ChatCompletion = self.session.client.chat.completions.create(
+            model=self.model, messages=messages, **self._sampling
+        )
+        return answer
 
     def streamed(self, question: str) -> bool:
         """Writes the answer as it comes; False where Ctrl-C has stopped it. A question without an answer is dropped."""

@@ -1,12 +1,12 @@
 """Evaluations of versions, promotion by their scores, and rollback by the error rate.
 
-Revision ID: 0009
+Revision ID: 0010
 """
 
 from alembic import op
 
-revision = "0009"
-down_revision = "0008"
+revision = "0010"
+down_revision = "0009"
 
 CHANGES = """
 alter table jobs add column on_success jsonb;
