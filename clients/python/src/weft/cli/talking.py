@@ -28,9 +28,9 @@ class Conversation:
     def whole(self, question: str) -> ChatCompletion:
         """The answer as the service sent it."""
         messages: Any = [*self.messages, {"role": "user", "content": question}]
-        answer: ChatCompletion = self.session.client.chat.completions.create(
-            model=self.model, messages=messages, **self._sampling
-        )
+        # Which of the overloads it is depends on what was asked for on the command line.
+        create: Any = self.session.client.chat.completions.create
+        answer: ChatCompletion = create(model=self.model, messages=messages, **self._sampling)
         return answer
 
     def streamed(self, question: str) -> bool:
