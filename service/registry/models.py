@@ -23,6 +23,9 @@ class EvaluationRow(Base):
         ForeignKeyConstraint(
             ["project_id", "registered_id"], ["registered_adapters.project_id", "registered_adapters.id"]
         ),
+        ForeignKeyConstraint(
+            ["registered_id", "version"], ["adapter_versions.registered_id", "adapter_versions.number"]
+        ),
         ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"]),
         ForeignKeyConstraint(["project_id", "file_id"], ["files.project_id", "files.id"]),
     )

@@ -107,7 +107,8 @@ class Terminal:
         self.type("\x03")
 
     def until(self, shown: str, seconds: float = 60) -> None:
-        """Returns once the text is on the screen."""
+        """Returns once the text is on the screen, on which nobody sees blanks at the end of a line."""
+        shown = shown.rstrip(" ")
         deadline = time.monotonic() + seconds
         while shown not in self.screen.text:
             if not self._read(deadline) and shown not in self.screen.text:

@@ -35,8 +35,8 @@ def test_without_row_level_security_the_suite_fails(
 
 TABLES = frozenset(
     {
-        "adapters", "batches", "checkpoints", "files", "job_events", "jobs", "models", "upload_parts", "uploads",
-        "webhook_deliveries", "webhook_endpoints",
+        "adapter_aliases", "adapter_versions", "adapters", "batches", "evaluations", "files", "job_events", "jobs",
+        "models", "upload_parts", "uploads", "webhook_deliveries", "webhook_endpoints",
     }
 )  # fmt: skip
 """Those in which every tenant of the matrix has something."""

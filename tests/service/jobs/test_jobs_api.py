@@ -72,6 +72,7 @@ def test_a_created_job_has_openais_shape_and_every_value_resolved(owner: Owner) 
         "integrations": None,
         "user_provided_suffix": "poems",
         "adapter": None,
+        "on_success": None,
         "hyperparameters": {"n_epochs": 5, "batch_size": 1, "learning_rate_multiplier": 1.0},
     }
     resolved = method["supervised"]["hyperparameters"]
