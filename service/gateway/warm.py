@@ -18,7 +18,7 @@ import aiohttp
 from sqlalchemy import ColumnElement, Executable, func, select, text
 
 from service.adapters import aliases
-from service.adapters.models import AdapterRow, AliasRow, ModelRow, VersionRow
+from service.adapters.models import AdapterRow, AliasRow, ModelRow, RegisteredRow, VersionRow
 from service.contracts.replica import AdapterRef
 from service.db import DatabaseUnavailable
 from service.errors import Unavailable
@@ -45,7 +45,11 @@ Wanted = tuple[str, str]
 log = logging.getLogger("service.gateway")
 
 BASE: Any = AdapterRow.manifest["base_model"].astext
-LIVE = (VersionRow.deleted_at.is_(None), AdapterRow.deleted_at.is_(None))
+LIVE = (
+    VersionRow.deleted_at.is_(None),
+    AdapterRow.deleted_at.is_(None),
+    VersionRow.registered_id.in_(select(RegisteredRow.id).where(RegisteredRow.deleted_at.is_(None))),
+)
 
 
 class Warmer:

@@ -58,18 +58,10 @@ async def add(
     refuse_unfit(registered, manifest.base_model)
     registered.base_model = manifest.base_model
     last = await session.scalar(select(func.max(VersionRow.number)).where(VersionRow.registered_id == registered.id))
-    row = VersionRow(
-        id=new_version_id(),
-        project_id=project,
-        registered_id=registered.id,
-        number=(last or 0) + 1,
-        artifact_id=artifact,
-        job_id=held.job_id,
-        step=held.step if held.job_id else None,
-        source=asdict(source),
-        provenance=provenance,
-        evaluation=evaluation,
-    )
+    row = VersionRow(project_id=project, registered_id=registered.id, number=(last or 0) + 1)
+    row.id, row.artifact_id, row.source = new_version_id(), artifact, asdict(source)
+    row.job_id, row.step = held.job_id, held.step if held.job_id else None
+    row.provenance, row.evaluation = provenance, evaluation
     session.add(row)
     await session.flush()
     await session.refresh(row)

@@ -98,11 +98,8 @@ async def test_jobs_are_neither_lost_nor_doubled_when_the_service_is_killed(serv
         found = await stage.rows(query, project=project)
     told = {seed: job for client in clients for seed, job in client.answered.items()}
     lost, doubled = set(told.values()) - {job for job, _ in found}, len(found) - len({seed for _, seed in found})
-    summary = {
-        "kills": ROUNDS,
-        "jobs": len(found),
-        "lost": len(lost),
-        "doubled": doubled,
+    counted = {"kills": ROUNDS, "jobs": len(found), "lost": len(lost), "doubled": doubled}
+    summary = counted | {
         "retries": sum(client.retries for client in clients),
         "replayed": sum(client.replayed for client in clients),
     }

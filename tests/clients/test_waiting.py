@@ -4,6 +4,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import openai
@@ -32,41 +33,34 @@ class Proxy:
     """Streams are not passed on as such: their question's `stream` is dropped."""
 
 
+def pass_on(proxy: Proxy, source: socket.socket) -> None:
+    """One request, which keeps this simple, and its answer, or as much of it as the proxy lets through."""
+    with suppress(OSError), source, socket.create_connection(("127.0.0.1", proxy.target)) as target:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            piece = source.recv(65536)
+            if not piece:
+                return
+            head += piece
+        limit = None
+        if b"stream=true" in head:
+            proxy.streams.append(head)
+            if proxy.plain:
+                head = head.replace(b"stream=true", b"limit=20")
+            elif proxy.cut_after:
+                limit = proxy.cut_after.pop(0)
+        target.sendall(head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
+        sent = 0
+        while sent != limit and (piece := target.recv(65536)):
+            piece = piece if limit is None else piece[: limit - sent]
+            source.sendall(piece)
+            sent += len(piece)
+
+
 @pytest.fixture
 def proxy(service: Service) -> Iterator[Proxy]:
     listener = socket.create_server(("127.0.0.1", 0))
     made = Proxy(listener.getsockname()[1], service.settings.port)
-    closing = threading.Event()
-
-    def pass_on(source: socket.socket) -> None:
-        try:
-            with source, socket.create_connection(("127.0.0.1", made.target)) as target:
-                while not closing.is_set():
-                    head = b""
-                    while b"\r\n\r\n" not in head:
-                        piece = source.recv(65536)
-                        if not piece:
-                            return
-                        head += piece
-                    limit = None
-                    if b"stream=true" in head:
-                        made.streams.append(head)
-                        if made.plain:
-                            head = head.replace(b"stream=true", b"limit=20")
-                        elif made.cut_after:
-                            limit = made.cut_after.pop(0)
-                    # One request for each connection keeps this simple.
-                    target.sendall(head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
-                    sent = 0
-                    while piece := target.recv(65536):
-                        piece = piece if limit is None else piece[: limit - sent]
-                        source.sendall(piece)
-                        sent += len(piece)
-                        if sent == limit:
-                            return
-                    return
-        except OSError:
-            return
 
     def accept() -> None:
         while True:
@@ -74,12 +68,11 @@ def proxy(service: Service) -> Iterator[Proxy]:
                 connection, _ = listener.accept()
             except OSError:
                 return
-            threading.Thread(target=pass_on, args=(connection,), daemon=True).start()
+            threading.Thread(target=pass_on, args=(made, connection), daemon=True).start()
 
     thread = threading.Thread(target=accept, name="proxy")
     thread.start()
     yield made
-    closing.set()
     listener.shutdown(socket.SHUT_RDWR)
     listener.close()
     thread.join(5)

@@ -205,7 +205,9 @@ async def test_metrics_are_ours(ready: Replica) -> None:
     assert "lora_requests_info" not in page
 
 
-@pytest.mark.parametrize("path", ["/v1/load_lora_adapter", "/invocations", "/tokenize", "/v1/responses", "/adapters"])
+@pytest.mark.parametrize(
+    "path", ["/v1/load_lora_adapter", "/invocations", "/tokenize", "/v1/responses/resp_1", "/adapters"]
+)
 async def test_vllms_other_routes_are_unreachable(ready: Replica, path: str) -> None:
     status, answer, _ = await ready.post(path, {"lora_name": "x", "lora_path": "/"})
     assert (status, answer["error"]["code"]) == (404, "not_found")

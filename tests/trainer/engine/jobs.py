@@ -80,14 +80,12 @@ def start(
     numbers = {"n_epochs": 3, "batch_size": 2, "learning_rate_multiplier": 1, "learning_rate": 1e-2, "lora_rank": 8}
     more = {"lora_alpha": 16, "warmup_ratio": 0.1, "lr_scheduler": "linear", "weight_decay": 0.01, "max_grad_norm": 1}
     beta = {"beta": 0.1} if method == "dpo" else {}
+    about = {"job_id": job_id, "project_id": "p", "method": method, "chat_template_sha256": None}
     spec = JobSpec.model_validate(
         {
-            "job_id": job_id,
-            "project_id": "p",
             "base_model": "tiny",
             "base_fingerprint": fingerprint,
-            "chat_template_sha256": None,
-            "method": method,
+            **about,
             "seed": 5,
             "examples": count,
             "hyperparameters": {**numbers, **more, **beta, "max_seq_length": 128, **hyperparameters},
