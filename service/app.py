@@ -108,6 +108,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         max_prompt_bytes=settings.max_prompt_bytes,
         max_file_bytes=settings.max_file_bytes,
         max_part_bytes=settings.max_part_bytes,
+        max_unannounced_bytes=settings.max_unannounced_bytes,
     )
     app.add_middleware(RequestFrame)
     for error in RENDERED:

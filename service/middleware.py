@@ -66,27 +66,42 @@ class RequestFrame:
 
 
 class BodyLimit:
-    """Refuses encoded bodies and counts the bytes of all others; a declared length is only the first hint."""
+    """Refuses encoded bodies and counts the bytes of all others; a declared length is only the first hint.
+
+    A body of no declared length is refused at `max_unannounced_bytes` whatever the route takes: up to the route's own
+    limit, every byte of what is refused in the end would be parsed, hashed and checked.
+    """
 
     def __init__(
-        self, app: ASGIApp, max_body_bytes: int, max_prompt_bytes: int, max_file_bytes: int, max_part_bytes: int
+        self,
+        app: ASGIApp,
+        max_body_bytes: int,
+        max_prompt_bytes: int,
+        max_file_bytes: int,
+        max_part_bytes: int,
+        max_unannounced_bytes: int,
     ) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
         self._max_prompt_bytes = max_prompt_bytes
         self._max_upload_bytes = max_file_bytes + MULTIPART_SLACK
         self._max_part_bytes = max_part_bytes + MULTIPART_SLACK
+        self._max_unannounced_bytes = max_unannounced_bytes + MULTIPART_SLACK
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         limit = self._limit(scope["method"], scope["path"])
+        too_large = _too_large(limit)
+        if self._max_unannounced_bytes < limit and not _announced(scope["headers"]):
+            limit = self._max_unannounced_bytes
+            too_large = _unannounced(limit)
         refused = _refused(scope["headers"], limit)
         if refused is not None:
             await respond(refused)(scope, receive, send)
             return
-        await self._counted(limit, scope, receive, send)
+        await self._counted(limit, too_large, scope, receive, send)
 
     def _limit(self, method: str, path: str) -> int:
         if method == "POST" and path == UPLOAD_PATH:
@@ -95,7 +110,9 @@ class BodyLimit:
             return self._max_part_bytes
         return self._max_prompt_bytes if path in PROMPT_PATHS else self._max_body_bytes
 
-    async def _counted(self, limit: int, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _counted(
+        self, limit: int, too_large: PayloadTooLarge, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         taken, started = 0, False
 
         async def counted() -> Message:
@@ -103,7 +120,7 @@ class BodyLimit:
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > limit:
-                raise _too_large(limit)
+                raise too_large
             return message
 
         async def guarded(message: Message) -> None:
@@ -119,7 +136,7 @@ class BodyLimit:
             if taken <= limit:
                 raise
         if taken > limit and not started:
-            await respond(_too_large(limit))(scope, receive, send)
+            await respond(too_large)(scope, receive, send)
 
 
 def _request_id(scope: Scope) -> str:
@@ -138,6 +155,16 @@ def _refused(headers: Iterable[tuple[bytes, bytes]], limit: int) -> ApiError | N
         if name == b"content-length" and value.isdigit() and int(value) > limit:
             return _too_large(limit)
     return None
+
+
+def _announced(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    return any(name == b"content-length" for name, _ in headers)
+
+
+def _unannounced(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"A request body without a Content-Length header may have {limit} bytes; send its length, or use /v1/uploads."
+    )
 
 
 def _too_large(limit: int) -> PayloadTooLarge:

@@ -45,6 +45,9 @@ class ServiceSettings(BaseSettings):
     max_file_bytes: int = 512 << 20
     max_upload_bytes: int = Field(default=8 << 30, description="Of a file that arrives in parts.")
     max_part_bytes: int = 64 << 20
+    max_unannounced_bytes: int = Field(
+        default=64 << 20, description="Of any body without Content-Length: what is too long is found by taking it in."
+    )
     foreground_bytes: int = Field(
         default=128 << 20, description="Files in parts up to this size are put together while the caller waits."
     )

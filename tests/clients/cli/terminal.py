@@ -106,6 +106,20 @@ class Terminal:
         """Ctrl-C: the terminal itself makes the signal of it."""
         self.type("\x03")
 
+    def leave(self, seconds: float = 60) -> int:
+        """Ctrl-C until the program ends. Returns its exit status.
+
+        One is not always enough: between the prompt and the wait behind it, Python's readline notices no signal.
+        """
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self.interrupt()
+            while self._read(time.monotonic() + 0.5):
+                pass
+            if self._process.poll() is not None:
+                return self._process.returncode
+        pytest.fail(f"it did not end:\n{self.screen.text}")
+
     def until(self, shown: str, seconds: float = 60) -> None:
         """Returns once the text is on the screen, on which nobody sees blanks at the end of a line."""
         shown = shown.rstrip(" ")

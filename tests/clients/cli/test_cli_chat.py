@@ -97,8 +97,7 @@ def test_an_answer_is_shown_as_it_comes_and_can_be_stopped(shell: Shell, upstrea
     upstream.script = None
     terminal.type("Enough?\n")
     terminal.until(f"{ANSWER}\n> ")
-    terminal.interrupt()
-    assert terminal.end() == 130
+    assert terminal.leave() == 130
     assert "Traceback" not in terminal.screen.text
 
 
