@@ -172,8 +172,9 @@ def _add_example(operation: Document) -> None:
                 held["content"][media]["example"] = deepcopy(example[part])
 
 
-def _kinds() -> set[type[errors.ApiError]]:
-    return {*EVERYWHERE, *WITH_KEY, *WITH_BODY, *CHANGING}
+def _kinds() -> dict[type[errors.ApiError], None]:
+    """Each once, in the same order at every start: the document is a file under version control."""
+    return dict.fromkeys((*EVERYWHERE, *WITH_KEY, *WITH_BODY, *CHANGING))
 
 
 def _response(kind: type[errors.ApiError]) -> Document:
