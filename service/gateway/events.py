@@ -34,6 +34,9 @@ class Usage:
     completion_tokens: int
 
 
+NOTHING = Usage(0, 0)
+
+
 class EventFilter:
     """One stream. `done` and `failure` say how it ended; `usage` is what it has cost so far."""
 

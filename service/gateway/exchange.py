@@ -9,7 +9,7 @@ import aiohttp
 from service.contracts.replica import CACHE_HEADER, WAIT_HEADER
 from service.errors import ApiError, Unavailable
 from service.gateway.client import Answer, Headers
-from service.gateway.events import EventFilter, StreamBroken, Usage, model_member, usage_of_answer
+from service.gateway.events import NOTHING, EventFilter, StreamBroken, Usage, model_member, usage_of_answer
 from service.gateway.problems import problem_of, status_inside
 from service.gateway.relay import Reply
 from service.gateway.request import CompletionRequest
@@ -44,7 +44,7 @@ class Answered:
 
 
 class Booking:
-    """The one entry of a request in the ledger; the first booking counts."""
+    """The one entry of a request in the ledger; the first booking counts. `usage` is what was booked so far."""
 
     def __init__(self, spool: Spool, tenant: Tenant, target: Target, request_id: str, admission: Admission) -> None:
         self._spool = spool
@@ -52,12 +52,12 @@ class Booking:
         self._tenant = tenant
         self._target = target
         self._request_id = request_id
-        self._done = False
+        self.usage = NOTHING
 
     def book(self, usage: Usage) -> None:
-        if self._done or usage == Usage(0, 0):
+        if self.usage != NOTHING or usage == NOTHING:
             return
-        self._done = True
+        self.usage = usage
         self._admission.settle(usage.prompt_tokens + usage.completion_tokens)
         entry = UsageEntry(
             id=self._request_id,

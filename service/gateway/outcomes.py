@@ -1,27 +1,27 @@
-"""How many requests of each registered version were answered and how many failed, in all processes together.
+"""What came of the requests that each alias sent to each version, in all processes together.
 
-Counted in memory, added to the database once a second in buckets of BUCKET_SECONDS by its clock, and deleted after a
-day. A process that is killed takes its last second with it.
+Counted in memory, added to the database once a second in buckets of BUCKET_SECONDS by its clock. Buckets of an alias's
+present revision become one after a day, others are deleted then. A process that is killed takes its last second along.
 """
 
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
-from sqlalchemy import Table, bindparam, delete, func, select, text
+from sqlalchemy import Table, bindparam, func, text
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db import Database, DatabaseUnavailable
 from service.errors import ApiError
-from service.gateway.models import VersionCountRow
+from service.gateway.events import NOTHING, Usage
 from service.gateway.resolve import Version
+from service.registry.models import AliasCountRow
+from service.registry.traffic import SUMS, Counts
 
 FLUSH_SECONDS = 1.0
 BUCKET_SECONDS = 5
-KEPT = text("interval '1 day'")
 SWEEP_SECONDS = 600.0
 FLEETS_FAULTS = frozenset({"no_replica", "no_capacity", "adapter_storage_unavailable"})
 """Another version would have had no better answer."""
@@ -31,32 +31,44 @@ log = logging.getLogger("service.gateway")
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
-    """`errors` are among `requests`."""
+class Outcome:
+    """`seconds` is the time to the first token of a stream, and of any other answer to its end; None says nothing."""
 
-    requests: int
-    errors: int
-
-
-@dataclass(slots=True)
-class _Tally:
-    requests: int = 0
-    errors: int = 0
+    failed: bool
+    usage: Usage = NOTHING
+    seconds: float | None = None
+    stream: bool = False
 
 
-_counts = cast("Table", VersionCountRow.__table__)
+KEYS = ("registered_id", "alias", "revision", "version", "shadow", "bucket")
+_counts = cast("Table", AliasCountRow.__table__)
 _now = func.date_bin(text(f"interval '{BUCKET_SECONDS} seconds'"), func.now(), text("timestamptz 'epoch'"))
-_given: dict[str, Any] = {
-    name: bindparam(name) for name in ("registered_id", "version", "shadow", "project_id", "requests", "errors")
-}
+_given: dict[str, Any] = {name: bindparam(name) for name in (*KEYS[:-1], "project_id", *SUMS)}
 _new = insert(_counts).values({**_given, "bucket": _now})
 ADD = _new.on_conflict_do_update(
-    index_elements=["registered_id", "version", "shadow", "bucket"],
-    set_={
-        "requests": _counts.c.requests + _new.excluded.requests,
-        "errors": _counts.c.errors + _new.excluded.errors,
-    },
+    index_elements=KEYS, set_={name: _counts.c[name] + _new.excluded[name] for name in SUMS}
 )
+# One process at a time, so that no two wait for each other's rows.
+SWEEPER = text("select pg_try_advisory_xact_lock(hashtextextended('alias counts', 0))")
+CURRENT = """exists (
+    select 1 from adapter_aliases a
+    where a.registered_id = c.registered_id and a.alias = c.alias and a.revision = c.revision
+  )"""
+ROLL_UP = text(
+    f"""
+    with old as (
+      delete from alias_counts where bucket < now() - interval '1 day' and bucket > 'epoch' returning *
+    )
+    insert into alias_counts ({", ".join((*KEYS, "project_id", *SUMS))})
+    select registered_id, alias, revision, version, shadow, timestamptz 'epoch', project_id,
+      {", ".join(f"sum({name})" for name in SUMS)}
+    from old c where {CURRENT}
+    group by registered_id, alias, revision, version, shadow, project_id
+    on conflict ({", ".join(KEYS)}) do update set
+      {", ".join(f"{name} = alias_counts.{name} + excluded.{name}" for name in SUMS)}
+    """
+)
+FORGET = text(f"delete from alias_counts c where bucket = 'epoch' and not {CURRENT}")
 
 
 @dataclass
@@ -64,20 +76,21 @@ class Outcomes:
     """One process's. `note` is for the event loop's thread only."""
 
     database: Database
-    _tallies: dict[tuple[Version, bool], _Tally] = field(default_factory=dict[tuple[Version, bool], _Tally])
+    _tallies: dict[tuple[Version, bool], Counts] = field(default_factory=dict[tuple[Version, bool], Counts])
 
-    def note(self, version: Version, *, failed: bool, shadow: bool = False) -> None:
+    def note(self, version: Version | None, outcome: Outcome, *, shadow: bool = False) -> None:
+        """Where an alias led to the version."""
+        if version is None or version.alias is None:
+            return
         tally = self._tallies.get((version, shadow))
         if tally is None:
-            tally = self._tallies[version, shadow] = _Tally()
-        tally.requests += 1
-        tally.errors += failed
+            tally = self._tallies[version, shadow] = Counts()
+        _add(tally, outcome)
 
     def note_problem(self, version: Version | None, problem: ApiError, *, shadow: bool = False) -> None:
         """Where it speaks against the version that was asked, and not against the client or the fleet."""
-        fault = problem.code in VERSIONS_FAULTS or (problem.status >= 500 and problem.code not in FLEETS_FAULTS)
-        if version is not None and fault:
-            self.note(version, failed=True, shadow=shadow)
+        if problem.code in VERSIONS_FAULTS or (problem.status >= 500 and problem.code not in FLEETS_FAULTS):
+            self.note(version, Outcome(failed=True), shadow=shadow)
 
     async def run(self) -> None:
         """Adds until cancelled."""
@@ -88,7 +101,7 @@ class Outcomes:
             await self.flush()
             if loop.time() - swept >= SWEEP_SECONDS:
                 swept = loop.time()
-                await self._sweep()
+                await self.sweep()
 
     async def flush(self) -> None:
         """Adds what was counted since the last time; what cannot be added waits for the next."""
@@ -102,48 +115,52 @@ class Outcomes:
             self._put_back(tallies)
             if not isinstance(error, DatabaseUnavailable):
                 raise
-            log.warning("counts of versions wait: %s", error)
+            log.warning("counts of aliases wait: %s", error)
 
-    async def _sweep(self) -> None:
+    async def sweep(self) -> None:
+        """Makes one bucket of those older than a day, and deletes what no alias's revision needs any more."""
         try:
             async with self.database.control() as session:
-                await session.execute(delete(VersionCountRow).where(VersionCountRow.bucket < func.now() - KEPT))
+                if await session.scalar(SWEEPER):
+                    await session.execute(ROLL_UP)
+                    await session.execute(FORGET)
         except DatabaseUnavailable as error:
-            log.warning("old counts of versions stay for now: %s", error)
+            log.warning("old counts of aliases stay for now: %s", error)
 
-    def _put_back(self, tallies: Mapping[tuple[Version, bool], _Tally]) -> None:
+    def _put_back(self, tallies: Mapping[tuple[Version, bool], Counts]) -> None:
         for key, old in tallies.items():
-            tally = self._tallies.setdefault(key, _Tally())
-            tally.requests += old.requests
-            tally.errors += old.errors
+            tally = self._tallies.setdefault(key, Counts())
+            for name in SUMS:
+                setattr(tally, name, getattr(tally, name) + getattr(old, name))
 
 
-def _rows(tallies: Mapping[tuple[Version, bool], _Tally]) -> list[dict[str, Any]]:
+def _add(tally: Counts, outcome: Outcome) -> None:
+    tally.requests += 1
+    tally.errors += outcome.failed
+    tally.input_tokens += outcome.usage.prompt_tokens
+    tally.output_tokens += outcome.usage.completion_tokens
+    if outcome.seconds is None:
+        return
+    if outcome.stream:
+        tally.streams += 1
+        tally.first_token_ms += outcome.seconds * 1000
+    else:
+        tally.answers += 1
+        tally.answer_ms += outcome.seconds * 1000
+
+
+def _rows(tallies: Mapping[tuple[Version, bool], Counts]) -> list[dict[str, Any]]:
     """Sorted, so that two processes never wait for each other's rows."""
-    return [
+    rows = [
         {
             "registered_id": version.registered_id,
+            "alias": version.alias,
+            "revision": version.revision,
             "version": version.number,
             "shadow": shadow,
             "project_id": version.owner,
-            "requests": tally.requests,
-            "errors": tally.errors,
+            **asdict(tally),
         }
-        for (version, shadow), tally in sorted(
-            tallies.items(), key=lambda item: (item[0][0].registered_id, item[0][0].number, item[0][1])
-        )
+        for (version, shadow), tally in tallies.items()
     ]
-
-
-async def counted(
-    session: AsyncSession, registered_id: str, version: int, seconds: float, *, shadow: bool = False
-) -> Counts:
-    """What was answered and failed in the last seconds, give or take a bucket."""
-    requests, errors = func.sum(VersionCountRow.requests), func.sum(VersionCountRow.errors)
-    query = select(func.coalesce(requests, 0), func.coalesce(errors, 0)).where(
-        VersionCountRow.registered_id == registered_id,
-        VersionCountRow.version == version,
-        VersionCountRow.shadow == shadow,
-        VersionCountRow.bucket > func.now() - text("make_interval(secs => :seconds)").bindparams(seconds=seconds),
-    )
-    return Counts(*(int(number) for number in (await session.execute(query)).one()))
+    return sorted(rows, key=lambda row: [row[name] for name in KEYS[:-1]])

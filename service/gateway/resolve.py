@@ -26,11 +26,16 @@ MANY_WORDS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One version of a registered adapter, by the id of that and the project that it belongs to."""
+    """One version of a registered adapter, by the id of that and the project that it belongs to.
+
+    `alias` is the one that led here, at its `revision` then; None where the version was named itself.
+    """
 
     registered_id: str
     owner: ProjectId
     number: int
+    alias: str | None
+    revision: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +141,7 @@ def _of_route(route: ServingRoute) -> Target | Split:
 def _of_share(route: ServingRoute, share: Share, shadow: Shadow | None) -> Target:
     # A request that went to the shadowing version itself has nothing to be compared with.
     shadow = shadow if shadow and shadow.target.model != share.artifact else None
-    version = Version(route.registered_id, route.owner, share.version)
+    version = Version(route.registered_id, route.owner, share.version, route.alias, route.revision)
     return Target(version_name(route.adapter, share.version), share.base, share.artifact, version, shadow)
 
 

@@ -6,6 +6,7 @@ keys, names and replicas are known.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
@@ -23,7 +24,7 @@ from service.gateway.embeddings import not_embedding, parse_embedding
 from service.gateway.exchange import Answered, Booking, pass_on, whole_answer
 from service.gateway.heat import Heat
 from service.gateway.limits import Limits
-from service.gateway.outcomes import Outcomes
+from service.gateway.outcomes import Outcome, Outcomes
 from service.gateway.place import Placement
 from service.gateway.pulse import Pulse
 from service.gateway.relay import Call, Relay, open_session
@@ -117,8 +118,10 @@ class Gateway:
     ) -> None:
         """Asks a replica and passes its answer on. The ledger's id is ours: a client's could be used twice."""
         call = self._call(path, tenant.project_id, request, target, self._pseudonyms.tenant(tenant.project_id))
+        began = time.monotonic()
         try:
             async with self._relay.ask(call) as reply:
+                seconds = time.monotonic() - began
                 if target.shadow is not None:
                     self.shadows.offer(path, tenant.project_id, request, target.shadow)
                 booking = Booking(self.spool, tenant, target, call.request_id, admission)
@@ -126,23 +129,28 @@ class Gateway:
         except ApiError as problem:
             self.outcomes.note_problem(target.version, problem)
             raise
-        if target.version is not None:
-            self.outcomes.note(target.version, failed=not whole)
+        # The first event of a stream that does not count tokens comes before the first token.
+        timed = seconds if request.counts or not reply.is_stream else None
+        outcome = Outcome(failed=not whole, usage=booking.usage, seconds=timed, stream=reply.is_stream)
+        self.outcomes.note(target.version, outcome)
 
     async def answer(
         self, path: str, project: ProjectId, request: CompletionRequest, target: Target, *, shadow: bool = False
     ) -> Answered:
         """A replica's whole answer to what no client waits for. Not metered here. Raises ApiError."""
         call = self._call(path, project, request, target, self._pseudonyms.batches(project), once=shadow)
+        began = time.monotonic()
         try:
             async with self._relay.ask(call) as reply:
+                seconds = time.monotonic() - began
                 body, usage = whole_answer(reply, target)
                 waited = float(reply.response.headers.get(WAIT_HEADER, 0)) / 1000
         except ApiError as problem:
             self.outcomes.note_problem(target.version, problem, shadow=shadow)
             raise
-        if target.version is not None:
-            self.outcomes.note(target.version, failed=False, shadow=shadow)
+        # How long a batch waits says nothing of the version.
+        outcome = Outcome(failed=False, usage=usage, seconds=seconds if shadow else None)
+        self.outcomes.note(target.version, outcome, shadow=shadow)
         return Answered(call.request_id, body, usage, waited)
 
     def _call(

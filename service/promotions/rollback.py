@@ -1,6 +1,7 @@
 """Automatic rollback: aliases whose owner set a bound for the error rate, held against what their versions answered.
 
-Counted is from the moment of the promotion on. Only what somebody, or an evaluation, promoted is taken back: after a
+Counted are the requests that came through the alias since the promotion: not those that named the version themselves,
+nor what judges and evaluations ask. Only what somebody, or an evaluation, promoted is taken back: after a
 rollback nothing is until the next promotion, so that a failure of everything does not walk through the history.
 """
 
@@ -20,7 +21,7 @@ from service.webhooks import outbox
 
 SWEEP_SECONDS = 2.0
 
-# Buckets that began before the promotion may hold requests of before it; they are left out.
+# A change that moved no requests, such as of the bound itself, begins nothing anew.
 SUSPECTS = text(
     """
     select a.registered_id, a.alias, a.revision, a.project_id, r.name, c.version,
@@ -28,12 +29,12 @@ SUSPECTS = text(
     from adapter_aliases a
     join registered_adapters r on r.id = a.registered_id and r.deleted_at is null
     cross join lateral (
-      select h.action, h.created_at from alias_changes h
+      select h.action, h.revision from alias_changes h
       where h.registered_id = a.registered_id and h.alias = a.alias and h.action not in ('shadow', 'update')
       order by h.revision desc limit 1
     ) last
-    join version_counts c on c.registered_id = a.registered_id and not c.shadow and c.bucket >= last.created_at
-      and c.bucket > now() - make_interval(secs => (a.automatic_rollback ->> 'window_seconds')::float8)
+    join alias_counts c on c.registered_id = a.registered_id and c.alias = a.alias and c.revision >= last.revision
+      and not c.shadow and c.bucket > now() - make_interval(secs => (a.automatic_rollback ->> 'window_seconds')::float8)
     where a.automatic_rollback is not null and last.action in ('promote', 'traffic')
       and (
         (a.traffic is null and c.version = a.version)

@@ -1,7 +1,7 @@
 """Scores: one version on one example by one grader, and what many of them come to."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from service.errors import InvalidRequest
@@ -60,6 +60,8 @@ async def _asked(asker: Asker, grader: ScoreModel, example: Example, sample: Sam
     messages = [{"role": each.role, "content": fill(each.content, example, sample)} for each in grader.input]
     body: dict[str, Any] = {"messages": messages, **settings}
     target = await asker.gateway.resolver.target(asker.project, grader.model)
+    # What a judge does is not its version's traffic, nor anything to copy.
+    target = replace(target, version=None, shadow=None)
     return await asker.ask(target, CHAT, body)
 
 

@@ -7,9 +7,9 @@ from fastapi import APIRouter, Header, Query, Response
 from service.errors import InvalidRequest
 from service.idempotency.route import IdempotentRoute
 from service.listing import Cursor, Order, Page, page
-from service.registry import catalog, history, promote
+from service.registry import catalog, history, promote, traffic
+from service.registry.alias_schemas import Alias, AliasDeleted, Change, Traffic
 from service.registry.bodies import RollBack, SetAlias
-from service.registry.schemas import Alias, AliasDeleted, Change
 from service.tenants.auth import CurrentTenant, TenantTransaction
 
 router = APIRouter(route_class=IdempotentRoute)
@@ -44,6 +44,16 @@ async def retrieve_alias(adapter: str, alias: str, session: TenantTransaction, r
     row = await promote.find(session, await catalog.find(session, adapter), alias)
     response.headers[ETAG] = f'"{row.revision}"'
     return Alias.of(adapter, row)
+
+
+@router.get("/{adapter}/aliases/{alias}/traffic")
+async def retrieve_alias_traffic(adapter: str, alias: str, session: TenantTransaction) -> Traffic:
+    """What became of an alias's requests since it last changed, version by version, a canary and a shadow included.
+
+    Some seconds behind. Requests that name a version themselves are in none of it.
+    """
+    row = await promote.find(session, await catalog.find(session, adapter), alias)
+    return Traffic.of(adapter, row, await traffic.of_alias(session, row))
 
 
 @router.put("/{adapter}/aliases/{alias}")

@@ -1,16 +1,14 @@
-"""Registered adapters as the public API shows them."""
+"""Registered adapters and their versions as the public API shows them."""
 
-import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.adapters.aliases import version_name
-from service.adapters.models import AliasChangeRow, AliasRow, GrantRow, RegisteredRow, VersionRow
+from service.adapters.models import GrantRow, RegisteredRow, VersionRow
 from service.contracts.manifest import AdapterManifest, ManifestFile
 from service.contracts.replica import Tier
 from service.listing import Item
-from service.registry.bodies import AutomaticRollback
 from service.registry.residency import Residency
 
 
@@ -160,86 +158,6 @@ class Provenance(BaseModel):
             training_file=known.get("training_file"),
             validation_file=known.get("validation_file"),
             evaluation=row.evaluation,
-        )
-
-
-class Share(BaseModel):
-    version: int
-    weight: float
-
-
-class Shadow(BaseModel):
-    version: int
-    fraction: float
-
-
-class Alias(Item):
-    """`id` is how a request names it as its model."""
-
-    object: Literal["adapter.alias"] = "adapter.alias"
-    adapter: str
-    alias: str
-    version: int
-    traffic: list[Share] | None
-    shadow: Shadow | None
-    automatic_rollback: AutomaticRollback | None
-    revision: int
-    updated_at: int
-
-    @classmethod
-    def of(cls, name: str, row: AliasRow) -> "Alias":
-        return cls(
-            id=f"{name}@{row.alias}",
-            adapter=name,
-            alias=row.alias,
-            version=row.version,
-            traffic=[Share.model_validate(share) for share in row.traffic] if row.traffic else None,
-            shadow=Shadow.model_validate(row.shadow) if row.shadow else None,
-            automatic_rollback=AutomaticRollback.model_validate(guard) if (guard := row.automatic_rollback) else None,
-            revision=row.revision,
-            updated_at=math.floor(row.updated_at.timestamp()),
-        )
-
-
-class AliasDeleted(BaseModel):
-    object: Literal["adapter.alias"] = "adapter.alias"
-    id: str
-    adapter: str
-    alias: str
-    deleted: Literal[True] = True
-
-
-class Change(Item):
-    """`traffic` and `shadow` are those that the change led to; `actor` is the id of the key that made it."""
-
-    object: Literal["adapter.change"] = "adapter.change"
-    adapter: str
-    alias: str
-    revision: int
-    action: str
-    from_version: int | None
-    to_version: int | None
-    traffic: list[Share] | None
-    shadow: Shadow | None
-    actor: str
-    reason: str | None
-    created_at: int
-
-    @classmethod
-    def of(cls, name: str, row: AliasChangeRow) -> "Change":
-        return cls(
-            id=row.id,
-            adapter=name,
-            alias=row.alias,
-            revision=row.revision,
-            action=row.action,
-            from_version=row.from_version,
-            to_version=row.to_version,
-            traffic=row.detail.get("traffic"),
-            shadow=row.detail.get("shadow"),
-            actor=row.actor,
-            reason=row.reason,
-            created_at=int(row.created_at.timestamp()),
         )
 
 

@@ -9,7 +9,6 @@ from service.adapters.registry import Trained, publish
 from service.contracts.ids import ProjectId, fine_tuned_model_name
 from service.contracts.job import JobSpec
 from service.contracts.manifest import adapter_id_of
-from service.gateway.outcomes import Counts, counted
 from tests.service.conftest import Service
 from tests.service.stage import Stage, adapter_manifest
 
@@ -83,15 +82,16 @@ class Registered:
         query = "select model, base_model, key_id, shadow from usage where project_id = :project order by created_at"
         return [tuple(row) for row in self.service.call(self.stage.rows(query, project=self.project))]
 
-    def counts(self, version: int, *, shadow: bool = False) -> Counts:
-        registered = self.id
+    def traffic(self, alias: str = "default") -> dict[str, Any]:
+        """What became of an alias's requests, with those of this moment."""
+        self.service.call(self.service.app.state.gateway.outcomes.flush())
+        return self.api("GET", f"/{NAME}/aliases/{alias}/traffic")
 
-        async def read() -> Counts:
-            await self.service.app.state.gateway.outcomes.flush()
-            async with self.stage.resources.database.tenant(self.project) as session:
-                return await counted(session, registered, version, 60, shadow=shadow)
-
-        return self.service.call(read())
+    def counts(self, version: int, alias: str = "default", *, shadow: bool = False) -> tuple[int, int]:
+        """Requests and errors."""
+        key = (version, shadow)
+        (found,) = (each for each in self.traffic(alias)["versions"] if (each["version"], each["shadow"]) == key)
+        return found["requests"], found["errors"]
 
     @property
     def id(self) -> str:

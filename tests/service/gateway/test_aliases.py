@@ -211,14 +211,76 @@ class TestCounts:
             return web.json_response({"error": {"message": "no", "code": 500}}, status=500)
 
         upstream.script = broken
+        bot.point(1, "prod")
+        bot.point(2, "next")
         for _ in range(3):
-            assert bot.ask(f"{NAME}@v1").status_code == 200
-        assert bot.ask(f"{NAME}@v2").status_code == 503
-        assert bot.ask(f"{NAME}@v2", stream=True).status_code == 200
-        counts = [bot.counts(version) for version in (1, 2)]
-        assert [(each.requests, each.errors) for each in counts] == [(3, 0), (2, 2)]
-        bot.ask(f"{NAME}@v1")
-        assert bot.counts(1).requests == 4
+            assert bot.ask(f"{NAME}@prod").status_code == 200
+        assert bot.ask(f"{NAME}@next").status_code == 503
+        assert bot.ask(f"{NAME}@next", stream=True).status_code == 200
+        assert [bot.counts(1, "prod"), bot.counts(2, "next")] == [(3, 0), (2, 2)]
+        bot.ask(f"{NAME}@prod")
+        assert bot.counts(1, "prod") == (4, 0)
+
+    def test_only_what_came_through_an_alias_counts_for_it(self, bot: Registered, upstream: Upstream) -> None:
+        async def broken(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+            return web.json_response({"error": {"message": "no", "code": 500}}, status=500)
+
+        bot.point(1, "prod")
+        upstream.script = broken
+        for reference in (f"{NAME}@v1", f"{NAME}@v1", NAME):
+            assert bot.ask(reference).status_code == 503
+        assert (bot.counts(1, "prod"), bot.counts(1)) == ((0, 0), (1, 1))
+
+    def test_each_revision_of_an_alias_counts_anew(self, bot: Registered) -> None:
+        bot.ask()
+        assert bot.counts(1) == (1, 0)
+        bot.point(1, traffic=[{"version": 1, "weight": 3}, {"version": 2, "weight": 1}])
+        wait_until(lambda: bot.answering() == 2, what="the split is known")
+        told = bot.traffic()
+        assert (told["adapter"], told["alias"], told["revision"]) == (NAME, "default", 2)
+        assert told["since"] == bot.api("GET", f"/{NAME}/aliases/default")["updated_at"]
+        versions = [(each["model"], each["shadow"], each["fraction"]) for each in told["versions"]]
+        assert versions == [(f"{NAME}@v1", False, 0.75), (f"{NAME}@v2", False, 0.25)]
+        assert told["versions"][1]["requests"] == 1
+
+    def test_tokens_and_times_are_told_where_they_are_known(self, bot: Registered) -> None:
+        bot.point(1, "prod")
+        (nothing,) = bot.traffic("prod")["versions"]
+        assert (nothing["requests"], nothing["error_rate"], nothing["first_token_ms"], nothing["answer_ms"]) == (
+            0, None, None, None,
+        )  # fmt: skip
+        usage = bot.ask(f"{NAME}@prod").json()["usage"]
+        (told,) = bot.traffic("prod")["versions"]
+        assert (told["input_tokens"], told["output_tokens"]) == (usage["prompt_tokens"], usage["completion_tokens"])
+        assert told["answer_ms"] > 0
+        assert told["first_token_ms"] is None
+        bot.ask(f"{NAME}@prod", stream=True)
+        (told,) = bot.traffic("prod")["versions"]
+        assert told["first_token_ms"] > 0
+        assert (told["requests"], told["error_rate"]) == (2, 0.0)
+        assert told["output_tokens"] > usage["completion_tokens"]
+
+    def test_what_is_a_day_old_becomes_one_row_of_the_present_revision(
+        self, bot: Registered, stage: Stage, service: Service
+    ) -> None:
+        bot.point(1, "prod")
+        bot.ask(f"{NAME}@prod")
+        bot.ask()
+        before = bot.traffic("prod")["versions"], bot.traffic()["versions"]
+        older = "update alias_counts set bucket = bucket - interval '2 days' where bucket > 'epoch' returning version"
+        rows = "select alias from alias_counts where project_id = :project and bucket = 'epoch' order by alias"
+        for times in (1, 2):
+            service.call(stage.rows(older))
+            service.call(service.app.state.gateway.outcomes.sweep())
+            assert [row[0] for row in service.call(stage.rows(rows, project=bot.project))] == ["default", "prod"]
+            assert bot.counts(1, "prod") == (times, 0)
+            if times == 1:
+                assert (bot.traffic("prod")["versions"], bot.traffic()["versions"]) == before
+                bot.ask(f"{NAME}@prod")
+                bot.counts(1, "prod")
+        bot.point(2, "prod")
+        service.call(service.app.state.gateway.outcomes.sweep())
+        assert [row[0] for row in service.call(stage.rows(rows, project=bot.project))] == ["default"]
 
     def test_what_is_no_versions_fault_is_not_held_against_it(self, bot: Registered, upstream: Upstream) -> None:
         def refusing(code: str | int, status: int) -> None:
@@ -230,21 +292,21 @@ class TestCounts:
         for code, status in ((400, 400), (429, 429), ("no_capacity", 503), ("adapter_storage_unavailable", 503)):
             refusing(code, status)
             assert bot.ask().status_code == status
-        assert bot.counts(1).requests == 0
+        assert bot.counts(1) == (0, 0)
         refusing("adapter_invalid", 422)
         bot.ask()
-        assert bot.counts(1).errors == 1
+        assert bot.counts(1) == (1, 1)
 
     def test_tenants_see_counts_of_their_own_versions_alone(
         self, bot: Registered, stage: Stage, service: Service
     ) -> None:
         bot.ask()
-        assert bot.counts(1).requests == 1
+        assert bot.counts(1) == (1, 0)
         found = Registered(service, stage, service.call(stage.project()), "", [])
 
         async def seen(project: Any) -> int:
             async with stage.resources.database.tenant(project) as session:
-                return await session.scalar(text("select count(*) from version_counts"))
+                return await session.scalar(text("select count(*) from alias_counts"))
 
         assert service.call(seen(bot.project)) > 0
         assert service.call(seen(found.project)) == 0

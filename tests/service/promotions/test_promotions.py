@@ -39,7 +39,7 @@ def test_a_version_that_beats_the_current_one_takes_its_alias_over(owner: Owners
     assert found["id"] in change["reason"]
     assert own.told(job) == "v2 was promoted to 'prod': exact_match 1 against 0 of v1"
     assert own.booked() == [(f"{NAME}@v1", 6), (f"{NAME}@v2", 6)]
-    assert own.counts(2).requests == 0, "what an evaluation asks is not the version's traffic"
+    assert own.counts(2, "prod") == (0, 0), "what an evaluation asks is not the version's traffic"
 
 
 @pytest.mark.parametrize(

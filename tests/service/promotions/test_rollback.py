@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from service.promotions import rollback
 from tests.conftest import wait_until
 from tests.service.conftest import Service
 from tests.service.gateway.registered import NAME
@@ -17,7 +18,6 @@ def _fail_until_back(own: Owner, alias: str, to: int) -> None:
         own.ask(f"{NAME}@{alias}")
         return own.api("GET", f"/{NAME}/aliases/{alias}")["version"] == to
 
-    # Requests in the five seconds around the promotion are not counted.
     wait_until(back, 30, what="the alias went back")
 
 
@@ -39,7 +39,7 @@ def test_a_version_that_fails_is_taken_back_once(service: Service, stage: Stage,
     # The one before fails as well: that is not walked back any further.
     def many() -> bool:
         own.ask(f"{NAME}@prod")
-        return own.counts(2).errors >= 3 * GUARD["min_requests"]
+        return own.counts(2, "prod")[1] >= 3 * GUARD["min_requests"]
 
     wait_until(many, 30, what="the version before failed often")
     alias = own.api("GET", f"/{NAME}/aliases/prod")
@@ -62,6 +62,26 @@ def test_a_canary_that_fails_ends(owner: Owners, plan: Plan) -> None:
     assert own.api("GET", f"/{NAME}/history?alias=prod")["data"][0]["action"] == "automatic_rollback"
 
 
+def test_what_did_not_come_through_the_alias_does_not_move_it(
+    service: Service, stage: Stage, owner: Owners, plan: Plan
+) -> None:
+    own = owner(2)
+    own.point(1, "prod", automatic_rollback=GUARD)
+    own.point(2, "prod")
+    own.point(2, "staging")
+    plan.failing.add(own.adapters[1])
+    for reference in (f"{NAME}@v2", f"{NAME}@staging"):
+        for _ in range(2 * GUARD["min_requests"]):
+            assert own.ask(reference).status_code == 503
+    assert own.counts(2, "staging") == (8, 8)
+    judge = {"type": "score_model", "model": f"{NAME}@prod", "input": [{"role": "user", "content": "Is it right?"}]}
+    own.api("POST", f"/{NAME}/evaluations", version=1, file_id=own.held_out(), grader=judge)
+    assert own.over()["status"] == "failed", "its judge did not answer"
+    assert own.counts(2, "prod") == (0, 0)
+    assert service.call(rollback.sweep(stage.resources)) == 0
+    assert own.stands_for("prod") == 2
+
+
 def test_a_version_within_the_bound_stays(owner: Owners, plan: Plan) -> None:
     own = owner(2)
     own.point(1, "prod", automatic_rollback=GUARD)
@@ -69,7 +89,7 @@ def test_a_version_within_the_bound_stays(owner: Owners, plan: Plan) -> None:
 
     def enough() -> bool:
         own.ask(f"{NAME}@prod")
-        return own.counts(2).requests >= 3 * GUARD["min_requests"]
+        return own.counts(2, "prod")[0] >= 3 * GUARD["min_requests"]
 
     wait_until(enough, 30, what="requests")
     assert own.api("GET", f"/{NAME}/aliases/prod")["version"] == 2
