@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 from openai.types.webhooks import FineTuningJobFailedWebhookEvent
+from sqlalchemy import text
 
+from service.notifications import notify
 from service.webhooks import deliver
 from tests.conftest import wait_until
 from tests.service.conftest import Service
@@ -30,6 +32,7 @@ DIES_AFTER_SENDING = """
 import asyncio, os, signal, sys
 from service.resources import Resources
 from service.settings import ServiceSettings
+from service.notifications import notify
 from service.webhooks import deliver
 
 async def die(session, attempt, outcome):
@@ -46,7 +49,13 @@ def deliveries(owner: Owner, endpoint: str) -> list[dict[str, Any]]:
 
 def due(service: Service, stage: Stage) -> None:
     """Every wait for the next attempt is over."""
-    service.call(stage.rows("update webhook_deliveries set next_attempt_at = now() returning id"))
+
+    async def done() -> None:
+        async with stage.resources.database.control() as session:
+            await session.execute(text("update webhook_deliveries set next_attempt_at = now()"))
+            await notify(session, "webhook")
+
+    service.call(done())
 
 
 def types(receiver: Receiver) -> list[str]:
@@ -154,11 +163,17 @@ def test_the_last_attempt_fails_for_good(service: Service, stage: Stage, owner: 
     receiver.status = 500
     made = owner.client.webhooks.create(name="ci", url=receiver.url, event_types=EVERY)
     owner.client.fine_tuning.jobs.cancel(service.call(stage.job(owner.project)))
+
+    def recorded() -> bool:
+        """The next one is then later than the last, or there is none."""
+        (delivery,) = deliveries(owner, made.id)
+        return delivery["status"] == "failed" or delivery["next_attempt_at"] > delivery["last_attempt_at"]
+
     for attempt in range(1, len(deliver.DELAYS) + 2):
         wait_until(lambda n=attempt: len(receiver.heard) == n, what=f"attempt {attempt}")
-        wait_until(lambda: deliveries(owner, made.id)[0]["error"] is not None)
+        wait_until(recorded, what=f"attempt {attempt} is recorded")
         due(service, stage)
-    wait_until(lambda: deliveries(owner, made.id)[0]["status"] == "failed", what="no attempt is left")
+    assert deliveries(owner, made.id)[0]["status"] == "failed", "no attempt is left"
     assert len(receiver.heard) == 10
 
 
