@@ -18,10 +18,10 @@ from service.jobs.events import Note
 from service.jobs.models import JobRow
 from service.promotions.holding import Holding
 from service.registry import promote
+from service.registry.history import SERVICE
 from service.registry.models import EvaluationRow, ScoreRow
 from service.resources import Resources
 from service.webhooks import outbox
-from service.webhooks.outbox import EventType
 
 
 @dataclass(frozen=True)
@@ -65,30 +65,35 @@ async def _end(
     await session.execute(delete(ScoreRow).where(ScoreRow.evaluation_id == row.id))
     if job is not None:
         await events.write(session, job, note)
-    if row.alias is not None:
-        event: EventType = "adapter.promotion_refused" if refusal else "adapter.promoted"
-        await outbox.emit(session, row.project_id, event, {"id": row.id})
+    if refusal is not None and row.alias is not None:
+        told = {"id": row.registered_id, "adapter": await _adapter(session, row), "alias": row.alias}
+        about = {"version": row.version, "evaluation_id": row.id}
+        await outbox.emit(session, row.project_id, "adapter.promotion_refused", told | about)
 
 
 async def _promoted(session: ControlSession, row: EvaluationRow, alias: str, measured: Measured) -> str | None:
     """Why it could not be after all, or None where it was."""
-    name = await session.scalar(select(RegisteredRow.name).where(RegisteredRow.id == row.registered_id))
     reason = f"Evaluation {row.id}: {_scores(row, measured)}"
     try:
         async with session.begin_nested():
             await promote.promote(
                 session,
                 ProjectId(row.project_id),
-                name or "",
+                await _adapter(session, row),
                 alias,
                 row.version,
                 if_revision=row.revision,
-                actor=promote.SERVICE,
+                actor=SERVICE,
                 reason=reason,
+                evaluation_id=row.id,
             )
     except ApiError as error:
         return error.message
     return None
+
+
+async def _adapter(session: ControlSession, row: EvaluationRow) -> str:
+    return (await session.scalars(select(RegisteredRow.name).where(RegisteredRow.id == row.registered_id))).one()
 
 
 def why_not(row: EvaluationRow, measured: Measured) -> str | None:

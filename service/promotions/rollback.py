@@ -16,8 +16,8 @@ from service.contracts.ids import ProjectId
 from service.db import ControlSession, DatabaseUnavailable
 from service.errors import ApiError
 from service.registry import catalog, promote
+from service.registry.history import SERVICE
 from service.resources import Resources
-from service.webhooks import outbox
 
 SWEEP_SECONDS = 2.0
 
@@ -86,11 +86,9 @@ async def _roll_back(session: ControlSession, suspect: Row[Any]) -> bool:
         project,
         suspect.name,
         suspect.alias,
-        actor=promote.SERVICE,
+        actor=SERVICE,
         reason=reason,
         action="automatic_rollback",
     )
-    told = {"id": registered.id, "from_version": suspect.version, "to_version": back}
-    await outbox.emit(session, project, "adapter.rolled_back", told)
     log.warning("%s@%s went back to v%s: %s", suspect.name, suspect.alias, back, reason)
     return True

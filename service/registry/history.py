@@ -14,17 +14,29 @@ from service.listing import Cursor, rows_of
 
 Action = Literal["promote", "rollback", "traffic", "shadow", "delete", "automatic_rollback", "update"]
 
+Cause = Literal["manual", "evaluation", "automatic"]
+
+SERVICE = "service"
+"""The actor of changes that nobody's key asked for."""
 REMEMBERED = 1000
 """A rollback looks at the last so many changes of its alias."""
 
 
 @dataclass(frozen=True)
 class Why:
-    """`actor` is the id of a key, or names a part of the service."""
+    """`actor` is the id of a key, or SERVICE; `evaluation_id` is of the evaluation that decided it."""
 
     action: Action
     actor: str
     reason: str | None = None
+    evaluation_id: str | None = None
+
+    @property
+    def cause(self) -> Cause:
+        """Whether somebody asked for it, an evaluation decided it, or the service did it by itself."""
+        if self.evaluation_id is not None:
+            return "evaluation"
+        return "automatic" if self.actor == SERVICE else "manual"
 
 
 def note(

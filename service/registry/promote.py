@@ -1,6 +1,6 @@
 """Aliases: what each stands for, changed by compare and set, and every change kept.
 
-A change is one transaction that holds the registered adapter's row, and tells every gateway as it commits.
+A change is one transaction that holds the registered adapter's row, and tells of itself as it commits.
 """
 
 from collections.abc import Sequence
@@ -15,24 +15,12 @@ from service.adapters.models import AliasRow, RegisteredRow, VersionRow
 from service.contracts.ids import ProjectId
 from service.db import ControlSession, TenantSession
 from service.errors import Conflict, InvalidRequest, NotFound
-from service.notifications import notify
-from service.registry import catalog, history
+from service.registry import announce, catalog, history
 from service.registry.history import Action, Why
-from service.tenants import audit
 
 Session = TenantSession | ControlSession
 
-SERVICE = "service"
-"""The actor of changes that nobody's key asked for."""
 MOST_ALIASES = 100
-PAST: dict[Action, str] = {
-    "promote": "promoted",
-    "rollback": "rolled_back",
-    "automatic_rollback": "rolled_back",
-    "traffic": "updated",
-    "shadow": "updated",
-    "update": "updated",
-}
 
 
 @dataclass(frozen=True)
@@ -62,7 +50,7 @@ async def promote(
     if_revision: int | None,
     actor: str,
     reason: str | None,
-    action: Action = "promote",
+    evaluation_id: str | None = None,
     traffic: list[dict[str, Any]] | None = None,
     shadow: dict[str, Any] | None = None,
     automatic_rollback: dict[str, Any] | Literal["as it is"] | None = "as it is",
@@ -84,9 +72,8 @@ async def promote(
         await _check_room(session, registered)
     elif if_revision is None and wanted == _state(before):
         return before
-    elif action == "promote":
-        action = _kind(_state(before), wanted)
-    return await _set(session, registered, alias, before, wanted, Why(action, actor, reason))
+    action = _kind(_state(before), wanted) if before else "promote"
+    return await _set(session, registered, alias, before, wanted, Why(action, actor, reason, evaluation_id))
 
 
 async def begin(session: Session, registered: RegisteredRow, alias: str, version: int, actor: str) -> None:
@@ -138,10 +125,10 @@ async def delete(
     check_revision(before, alias, if_revision)
     await session.delete(before)
     before.revision += 1
-    history.note(session, before, before.version, None, {}, Why("delete", actor))
+    why = Why("delete", actor)
+    history.note(session, before, before.version, None, {}, why)
     await session.flush()
-    await notify(session, "model")
-    await audit.note(session, "adapter.alias.deleted", registered.id, adapter=name, alias=alias)
+    await announce.changed(session, registered, before, before.version, None, why)
     return registered, before
 
 
@@ -240,7 +227,5 @@ async def _set(
     history.note(session, row, previous, wanted.version, detail, why)
     await session.flush()
     await session.refresh(row)
-    await notify(session, "model")
-    told = {"adapter": registered.name, "alias": alias, "version": wanted.version, "revision": row.revision}
-    await audit.note(session, f"adapter.alias.{PAST[why.action]}", registered.id, registered.project_id, **told)
+    await announce.changed(session, registered, row, previous, wanted.version, why)
     return row

@@ -23,6 +23,7 @@ from service.jobs.models import JobRow
 from service.listing import Cursor, rows_of
 from service.notifications import notify
 from service.registry import catalog, promote
+from service.registry.history import SERVICE
 from service.tenants import audit
 
 
@@ -44,7 +45,7 @@ async def add(
     provenance: dict[str, Any],
     evaluation: dict[str, Any] | None = None,
     create_missing: bool,
-    actor: str = promote.SERVICE,
+    actor: str = SERVICE,
     gated: str | None = None,
 ) -> VersionRow:
     """The next version of the project's adapter. The first one of all becomes its alias `default`, unless that is the

@@ -23,12 +23,17 @@ EventType = Literal[
     "adapter.promoted",
     "adapter.promotion_refused",
     "adapter.rolled_back",
+    "adapter.alias.updated",
+    "adapter.alias.deleted",
 ]
 EVENT_TYPES: tuple[str, ...] = get_args(EventType)
 
 
 async def emit(session: AsyncSession, project: str, event_type: EventType, data: dict[str, Any]) -> None:
-    """Queues the event for every endpoint of the project that wants its kind. `data` holds ids and numbers only."""
+    """Queues the event for every endpoint of the project that wants its kind.
+
+    `data` holds ids, names and numbers only.
+    """
     wanted = select(EndpointRow.id).where(
         EndpointRow.project_id == project,
         EndpointRow.deleted_at.is_(None),

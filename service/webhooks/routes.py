@@ -46,7 +46,13 @@ def _secret(resources: Resources, row: EndpointRow) -> str:
 
 @router.get("/webhook_event_types")
 async def list_event_types(_: CurrentTenant) -> EventTypeList:
-    """The events that an endpoint can ask for."""
+    """The events that an endpoint can ask for. Each one's `data` has the `id` of what it is about.
+
+    Of an adapter's aliases `data` says `adapter`, `alias`, `version`, `previous_version`, `revision`, `traffic`,
+    `shadow`, and as `cause` whether the change was `manual`, was decided by an `evaluation`, whose `evaluation_id`
+    follows, or was `automatic`. With `adapter.promoted` and `adapter.rolled_back` an alias stands for another version,
+    with `adapter.alias.updated` its requests are split, copied or watched in another way.
+    """
     return EventTypeList(data=list(EVENT_TYPES))
 
 

@@ -1,12 +1,10 @@
 """A job's version takes an alias over where it proves better, and nowhere else."""
 
-import json
 import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-import httpx2
 import pytest
 from aiohttp import web
 
@@ -15,6 +13,7 @@ from tests.conftest import wait_until
 from tests.service.conftest import Service
 from tests.service.gateway.registered import NAME
 from tests.service.promotions.conftest import WRONG, Owner, Plan
+from tests.service.registry.events import hear, heard
 from tests.service.stage import Stage
 
 Owners = Callable[..., Owner]
@@ -161,21 +160,20 @@ def test_what_a_replica_fails_on_promotes_nothing(owner: Owners, plan: Plan) -> 
     assert "its evaluation failed" in own.told(job).lower()
 
 
-def test_webhooks_tell_of_both_ends(service: Service, stage: Stage, owner: Owners, plan: Plan) -> None:
+def test_webhooks_tell_of_both_ends(owner: Owners, plan: Plan) -> None:
     own = owner()
-    hook = {
-        "name": "mine",
-        "url": "https://example.com/hook",
-        "event_types": ["adapter.promoted", "adapter.promotion_refused"],
-    }
-    url = f"{service.url}/v1/webhook_endpoints"
-    assert httpx2.post(url, json=hook, headers=own.headers, timeout=10).status_code == 200
+    hear(own, "adapter.promoted", "adapter.promotion_refused")
     ids: list[str] = []
     for alias in ("prod", "default"):
         own.succeeded(alias=alias, evaluation=EXACT)
         ids.append(own.over()["id"])
-    query = "select event_type, body from webhook_deliveries where project_id = :project order by created_at"
-    told = [
-        (kind, json.loads(body)["data"]["id"]) for kind, body in service.call(stage.rows(query, project=own.project))
-    ]
-    assert told == [("adapter.promoted", ids[0]), ("adapter.promotion_refused", ids[1])]
+    promoted, refused = heard(own)
+    assert promoted == {
+        "type": "adapter.promoted", "id": own.id, "adapter": NAME, "alias": "prod", "version": 2,
+        "previous_version": None, "revision": 1, "traffic": None, "shadow": None, "cause": "evaluation",
+        "evaluation_id": ids[0],
+    }  # fmt: skip
+    assert refused == {
+        "type": "adapter.promotion_refused", "id": own.id, "adapter": NAME, "alias": "default", "version": 3,
+        "evaluation_id": ids[1],
+    }  # fmt: skip

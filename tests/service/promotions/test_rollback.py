@@ -7,6 +7,7 @@ from tests.conftest import wait_until
 from tests.service.conftest import Service
 from tests.service.gateway.registered import NAME
 from tests.service.promotions.conftest import Owner, Plan
+from tests.service.registry.events import hear, heard
 from tests.service.stage import Stage
 
 Owners = Callable[..., Owner]
@@ -25,6 +26,7 @@ def test_a_version_that_fails_is_taken_back_once(service: Service, stage: Stage,
     own = owner(3)
     own.point(1, "prod", automatic_rollback=GUARD)
     own.point(2, "prod")
+    hear(own, "adapter.rolled_back")
     assert own.point(3, "prod")["automatic_rollback"] == GUARD, "it stays over promotions"
     plan.failing |= {own.adapters[2], own.adapters[1]}
     _fail_until_back(own, "prod", 2)
@@ -35,6 +37,9 @@ def test_a_version_that_fails_is_taken_back_once(service: Service, stage: Stage,
     query = "select type, details from audit_logs where project_id = :project order by created_at desc limit 1"
     ((kind, details),) = service.call(stage.rows(query, project=own.project))
     assert (kind, details["version"]) == ("adapter.alias.rolled_back", 2)
+    (told,) = heard(own)
+    assert (told["adapter"], told["alias"], told["cause"]) == (NAME, "prod", "automatic")
+    assert (told["version"], told["previous_version"], told["revision"]) == (2, 3, 4)
 
     # The one before fails as well: that is not walked back any further.
     def many() -> bool:

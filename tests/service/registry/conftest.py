@@ -38,6 +38,10 @@ class Owner:
     project: ProjectId
     http: httpx2.Client
 
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": self.http.headers["authorization"]}
+
     def ask(self, method: str, path: str, status: int = 200, **options: Any) -> Any:
         answer = self.http.request(method, path, **options)
         assert answer.status_code == status, answer.text

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.service.registry.conftest import Owner
+from tests.service.registry.events import hear, heard
 
 PROD = "/adapters/bot/aliases/prod"
 
@@ -157,3 +158,31 @@ def test_a_rollback_is_repeated_safely_under_its_key(bot: Owner) -> None:
     assert told[0]["version"] == 2
     assert told == told[:1] * 3
     assert bot.served("bot@prod") == {2: 1.0}
+
+
+def test_every_change_is_told_to_webhooks(bot: Owner) -> None:
+    kinds = ("adapter.promoted", "adapter.rolled_back", "adapter.alias.updated", "adapter.alias.deleted")
+    hear(bot, *kinds)
+    put(bot, 1)
+    put(bot, 2)
+    put(bot, 2)
+    split = [{"version": 2, "weight": 9.0}, {"version": 3, "weight": 1.0}]
+    put(bot, 2, traffic=split)
+    put(bot, 2, traffic=split, automatic_rollback={"max_error_rate": 0.5})
+    back(bot)
+    bot.ask("DELETE", PROD)
+    told = heard(bot)
+    assert [(each["type"], each["version"], each["previous_version"], each["revision"]) for each in told] == [
+        ("adapter.promoted", 1, None, 1), ("adapter.promoted", 2, 1, 2), ("adapter.alias.updated", 2, 2, 3),
+        ("adapter.alias.updated", 2, 2, 4), ("adapter.rolled_back", 2, 2, 5), ("adapter.alias.deleted", None, 2, 6),
+    ]  # fmt: skip
+    assert [each["traffic"] for each in told] == [None, None, split, split, None, None]
+    same = {(each["id"], each["adapter"], each["alias"], each["cause"], each["evaluation_id"]) for each in told}
+    assert same == {(bot.ask("GET", "/adapters/bot")["id"], "bot", "prod", "manual", None)}
+
+
+def test_a_first_version_that_a_job_makes_is_promoted_by_the_service(owner: Owner) -> None:
+    hear(owner, "adapter.promoted")
+    owner.trained(adapter="made")
+    (told,) = heard(owner)
+    assert (told["alias"], told["version"], told["cause"]) == ("default", 1, "automatic")
