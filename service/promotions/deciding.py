@@ -1,7 +1,7 @@
 """The end of an evaluation: its scores, whether the version takes the alias over, and all that tells of it, at once.
 
-The alias is changed by compare and set against the revision that the evaluation began with: whatever somebody else did
-to it meanwhile stays as they left it.
+The alias is changed by compare and set against the revision that the evaluation began with: whatever somebody did to it
+meanwhile stays as they left it. What other evaluations did to it is no such word: against that it is compared again.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import delete, func, select
 
-from service.adapters.models import RegisteredRow
+from service.adapters.models import AliasChangeRow, RegisteredRow
 from service.contracts.ids import ProjectId
 from service.db import ControlSession
 from service.errors import ApiError
@@ -23,6 +23,13 @@ from service.registry.models import EvaluationRow, ScoreRow
 from service.resources import Resources
 from service.webhooks import outbox
 
+MOST_ROUNDS = 5
+"""So often an evaluation begins to compare; by then its alias changes too often to be decided on."""
+
+
+class Overtaken(Exception):
+    """Other evaluations have moved the alias since this one began to compare."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -32,7 +39,7 @@ class Measured:
 
 
 async def conclude(resources: Resources, holding: Holding, measured: Measured) -> None:
-    """Ends an evaluation that could be made. Raises Lost, and then nothing of it has happened."""
+    """Ends an evaluation that could be made. Raises Lost or Overtaken, and then nothing of it has happened."""
     row = holding.row
     async with resources.database.control() as session:
         # Jobs are locked before adapters, everywhere.
@@ -88,8 +95,21 @@ async def _promoted(session: ControlSession, row: EvaluationRow, alias: str, mea
                 evaluation_id=row.id,
             )
     except ApiError as error:
+        if error.code == "revision_mismatch" and row.rounds < MOST_ROUNDS and await _overtaken(session, row):
+            raise Overtaken from error
         return error.message
     return None
+
+
+async def _overtaken(session: ControlSession, row: EvaluationRow) -> bool:
+    """Whether nobody has decided on the alias since but evaluations."""
+    since = select(AliasChangeRow.action, AliasChangeRow.actor).where(
+        AliasChangeRow.registered_id == row.registered_id,
+        AliasChangeRow.alias == row.alias,
+        AliasChangeRow.revision > row.revision,
+    )
+    changes = (await session.execute(since)).all()
+    return all(action == "update" or (action, actor) == ("promote", SERVICE) for action, actor in changes)
 
 
 async def _adapter(session: ControlSession, row: EvaluationRow) -> str:

@@ -23,7 +23,7 @@ from service.jobs.graders import Grader, Loss
 from service.limits.spend import require_budget
 from service.promotions import losses
 from service.promotions.asking import Asker, NotNow
-from service.promotions.deciding import Measured, conclude, fail
+from service.promotions.deciding import Measured, Overtaken, conclude, fail
 from service.promotions.examples import Example, sample
 from service.promotions.holding import Holding, Scored
 from service.promotions.scoring import Side, mean, score, shown
@@ -38,7 +38,7 @@ GRADER: TypeAdapter[Grader] = TypeAdapter(Grader)
 
 
 class TurnOver(Exception):
-    """Examples are left for the next turn."""
+    """Something is left for the next turn."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,11 @@ async def evaluate(resources: Resources, gateway: Gateway, holding: Holding) -> 
         problem = InvalidRequest(f"The file '{holding.row.file_id}' was deleted.", code="file_not_found")
         await fail(resources, holding, problem)
     else:
-        await conclude(resources, holding, measured)
+        try:
+            await conclude(resources, holding, measured)
+        except Overtaken as overtaken:
+            await _begin(resources, holding)
+            raise TurnOver from overtaken
 
 
 async def _begin(resources: Resources, holding: Holding) -> None:
@@ -73,8 +77,10 @@ async def _begin(resources: Resources, holding: Holding) -> None:
     async with resources.database.control() as session:
         alias = await _alias(session, row)
         row.revision, row.current_version = (alias.revision, alias.version) if alias else (0, None)
-        now = {"status": "running", "started_at": func.clock_timestamp()}
-        await holding.change(session, revision=row.revision, current_version=row.current_version, **now)
+        row.rounds += 1
+        fixed = {name: getattr(row, name) for name in ("revision", "current_version", "rounds")}
+        began = func.coalesce(EvaluationRow.started_at, func.clock_timestamp())
+        await holding.change(session, status="running", started_at=began, **fixed)
 
 
 async def _alias(session: ControlSession, row: EvaluationRow) -> AliasRow | None:

@@ -1,5 +1,6 @@
 """A job's version takes an alias over where it proves better, and nowhere else."""
 
+import asyncio
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -8,11 +9,12 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from service.promotions.executor import work
 from service.promotions.holding import Holding, Lost, claim
 from tests.conftest import wait_until
 from tests.service.conftest import Service
 from tests.service.gateway.registered import NAME
-from tests.service.promotions.conftest import WRONG, Owner, Plan
+from tests.service.promotions.conftest import RIGHT, WRONG, Owner, Plan
 from tests.service.registry.events import hear, heard
 from tests.service.stage import Stage
 
@@ -86,6 +88,65 @@ def test_whoever_changed_the_alias_meanwhile_has_the_last_word(owner: Owners, pl
     assert "at revision 2 and not 1" in found["promotion"]["reason"]
     assert own.stands_for() == 2
     assert "was not promoted" in own.told(job)
+
+
+SIMILAR = {
+    "grader": {
+        "type": "text_similarity",
+        "input": "{{sample.output_text}}",
+        "reference": "{{item.reference}}",
+        "evaluation_metric": "fuzzy_match",
+    }
+}
+
+
+def _raced(service: Service, stage: Stage, own: Owner, plan: Plan, texts: tuple[str, str]) -> None:
+    """Two jobs end, and two processes evaluate their versions 2 and 3 at once, both against version 1, which is bad."""
+    own.point(1, "prod")
+    plan.texts[own.adapters[0]] = WRONG
+    plan.hold = threading.Event()
+    for text in texts:
+        own.succeeded(evaluation=SIMILAR)
+        asked = next(each for each in own.api("GET", f"/{NAME}/versions")["data"])["sha256"]
+        plan.texts[asked] = text
+    wait_until(lambda: len(plan.asked) > 0, what="the first is begun")
+    # As another process would; the service itself works on one evaluation of a project at a time.
+    row = service.call(claim(stage.resources, []))
+    other = asyncio.run_coroutine_threadsafe(work(stage.resources, service.app.state.gateway, row), service.loop)
+    wait_until(lambda: own.newest()["current_version"] == 1, what="the second is begun")
+    plan.hold.set()
+    other.result(60)
+    states = [each["status"] for each in own.api("GET", f"/{NAME}/evaluations")["data"]]
+    if "running" in states:
+        wait_until(lambda: all(each["finished_at"] for each in own.api("GET", f"/{NAME}/evaluations")["data"]), 60)
+
+
+@pytest.mark.parametrize(("texts", "best"), [(("4x", RIGHT), 3), ((RIGHT, "4x"), 2)])
+def test_of_two_that_were_evaluated_at_once_the_better_one_stays(
+    service: Service, stage: Stage, owner: Owners, plan: Plan, texts: tuple[str, str], best: int
+) -> None:
+    own = owner()
+    _raced(service, stage, own, plan, texts)
+    assert own.stands_for() == best
+    found = {each["version"]: each for each in own.api("GET", f"/{NAME}/evaluations")["data"]}
+    assert found[best]["promotion"]["promoted"] is True
+    other = found[5 - best]["promotion"]
+    history = own.api("GET", f"/{NAME}/history?alias=prod")["data"]
+    assert other["promoted"] is (len(history) == 3)
+    if not other["promoted"]:
+        assert other["reason"] == f"Its score 0.6667 does not beat the 1 of v{best}."
+    assert service.call(stage.rows("select max(rounds) from evaluations"))[0][0] == 2
+
+
+def test_an_alias_that_changes_too_often_is_left_to_others(
+    service: Service, stage: Stage, owner: Owners, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.promotions.deciding.MOST_ROUNDS", 1)
+    own = owner()
+    _raced(service, stage, own, plan, (RIGHT, RIGHT))
+    outcomes = [each["promotion"] for each in own.api("GET", f"/{NAME}/evaluations")["data"]]
+    assert sorted(each["promoted"] for each in outcomes) == [False, True]
+    assert ["at revision 2 and not 1" in (each["reason"] or "") for each in outcomes].count(True) == 1
 
 
 def test_the_losses_that_jobs_recorded_on_one_file_decide_without_a_request(owner: Owners, plan: Plan) -> None:
