@@ -1,6 +1,6 @@
 """Asking for evaluations, and finding them. They are worked on in `service.promotions`."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import func, select
 
@@ -92,6 +92,26 @@ async def list_evaluations(
     own = select(EvaluationRow).where(EvaluationRow.registered_id == registered.id)
     begin = own.with_only_columns(*columns).where(EvaluationRow.id == cursor.after)
     return await rows_of(session, own, columns, cursor, begin)
+
+
+async def of_versions(
+    session: TenantSession, registered: str, numbers: Collection[int], most: int
+) -> dict[int, list[EvaluationRow]]:
+    """What measured these versions of an adapter: by version the newest `most` evaluations that succeeded."""
+    newest = func.row_number().over(
+        partition_by=EvaluationRow.version, order_by=(EvaluationRow.created_at.desc(), EvaluationRow.id.desc())
+    )
+    own = select(EvaluationRow.id, newest.label("place")).where(
+        EvaluationRow.registered_id == registered,
+        EvaluationRow.version.in_(numbers),
+        EvaluationRow.status == "succeeded",
+    )
+    ranked = own.subquery()
+    query = select(EvaluationRow).join(ranked, ranked.c.id == EvaluationRow.id).where(ranked.c.place <= most)
+    found: dict[int, list[EvaluationRow]] = {number: [] for number in numbers}
+    for row in await session.scalars(query.order_by(ranked.c.place)):
+        found[row.version].append(row)
+    return found
 
 
 async def _require_room(session: TenantSession) -> None:

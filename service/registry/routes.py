@@ -129,8 +129,8 @@ async def list_versions(
     """An adapter's versions, newest first."""
     registered = await catalog.find(session, adapter)
     rows = await versions.list_versions(session, registered, Cursor(after=after, limit=limit, order=order))
-    manifests = await versions.manifests(session, rows)
-    return page(rows, limit, lambda row: Version.of(adapter, row, manifests[row.artifact_id]))
+    shown = await views.listed(session, adapter, rows)
+    return page(rows, limit, lambda row: shown[row.id])
 
 
 @router.get("/{adapter}/versions/{version}")
@@ -154,7 +154,7 @@ async def delete_version(
 
 @router.get("/{adapter}/versions/{version}/provenance")
 async def retrieve_provenance(adapter: str, version: Number, session: TenantTransaction) -> Provenance:
-    """What a version was made of: job, data hashes, seed, resolved hyperparameters, base and files."""
+    """What a version was made of and how it did: job, data hashes, seed, hyperparameters, base, files, evaluations."""
     registered = await catalog.find(session, adapter)
     return await views.provenance(session, adapter, await versions.find(session, registered, _number(version)))
 

@@ -1,5 +1,7 @@
 """Registered adapters and their versions as the public API shows them."""
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,6 +11,7 @@ from service.adapters.models import GrantRow, RegisteredRow, VersionRow
 from service.contracts.manifest import AdapterManifest, ManifestFile
 from service.contracts.replica import Tier
 from service.listing import Item
+from service.registry.models import EvaluationRow
 from service.registry.residency import Residency
 
 
@@ -55,8 +58,33 @@ class Source(BaseModel):
     id: str
 
 
+class VersionScore(BaseModel):
+    """What an evaluation found; `grader` is its name or its type. `alias` is what it decided on, null where nothing."""
+
+    evaluation_id: str
+    grader: str
+    score: float | None
+    alias: str | None
+    promoted: bool | None
+    finished_at: int | None
+
+    @classmethod
+    def of(cls, row: EvaluationRow) -> "VersionScore":
+        return cls(
+            evaluation_id=row.id,
+            grader=row.grader.get("name") or row.grader["type"],
+            score=row.score,
+            alias=row.alias,
+            promoted=row.promoted,
+            finished_at=_seconds(row.finished_at),
+        )
+
+
 class Version(Item):
-    """`model` names exactly this version, for ever. `sha256` is of its manifest, which holds those of its files."""
+    """`model` names exactly this version, for ever. `sha256` is of its manifest, which holds those of its files.
+
+    `evaluation` is what its job measured at its step; `scores` are of its newest evaluations, newest first.
+    """
 
     object: Literal["adapter.version"] = "adapter.version"
     adapter: str
@@ -70,11 +98,12 @@ class Version(Item):
     bytes: int
     source: Source
     evaluation: dict[str, Any] | None
+    scores: list[VersionScore]
     pinned: bool
     created_at: int
 
     @classmethod
-    def of(cls, name: str, row: VersionRow, manifest: AdapterManifest) -> "Version":
+    def of(cls, name: str, row: VersionRow, manifest: AdapterManifest, evaluated: Sequence[EvaluationRow]) -> "Version":
         return cls(
             id=row.id,
             adapter=name,
@@ -88,6 +117,7 @@ class Version(Item):
             bytes=sum(file.size for file in manifest.files),
             source=Source.model_validate(row.source),
             evaluation=row.evaluation,
+            scores=[VersionScore.of(each) for each in evaluated],
             pinned=row.pinned,
             created_at=int(row.created_at.timestamp()),
         )
@@ -121,8 +151,34 @@ class JobProvenance(BaseModel):
     start_sha256: str | None
 
 
+class EvaluationRecord(BaseModel):
+    """How a version did on the examples of a file. `current_score` is that of the version of `alias` at that time."""
+
+    id: str
+    file_id: str
+    file_sha256: str | None
+    grader: dict[str, Any]
+    score: float | None
+    alias: str | None
+    current_version: int | None
+    current_score: float | None
+    promoted: bool | None
+    finished_at: int | None
+
+    @classmethod
+    def of(cls, row: EvaluationRow, sha256: str | None) -> "EvaluationRecord":
+        same = ("id", "file_id", "grader", "score", "alias", "current_version", "current_score", "promoted")
+        return cls(
+            **{field: getattr(row, field) for field in same},
+            file_sha256=sha256,
+            finished_at=_seconds(row.finished_at),
+        )
+
+
 class Provenance(BaseModel):
-    """Everything that the version was made of. `job` is null for an imported one, `import` for any other."""
+    """Everything that the version was made of, and how it did. `job` is null for an imported one, `import` for any
+    other. `evaluation` is what the job measured itself; `evaluations` were made later, and are the newest ones.
+    """
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -140,9 +196,12 @@ class Provenance(BaseModel):
     training_file: DataFile | None
     validation_file: DataFile | None
     evaluation: dict[str, Any] | None
+    evaluations: list[EvaluationRecord]
 
     @classmethod
-    def of(cls, name: str, row: VersionRow, manifest: AdapterManifest) -> "Provenance":
+    def of(
+        cls, name: str, row: VersionRow, manifest: AdapterManifest, evaluated: list[EvaluationRecord]
+    ) -> "Provenance":
         known = row.provenance
         return cls(
             adapter=name,
@@ -158,6 +217,7 @@ class Provenance(BaseModel):
             training_file=known.get("training_file"),
             validation_file=known.get("validation_file"),
             evaluation=row.evaluation,
+            evaluations=evaluated,
         )
 
 
@@ -203,3 +263,7 @@ class AdapterPermissionDeleted(BaseModel):
     object: Literal["adapter.permission"] = "adapter.permission"
     id: str
     deleted: Literal[True] = True
+
+
+def _seconds(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.timestamp())

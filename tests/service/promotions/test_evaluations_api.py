@@ -60,6 +60,28 @@ def test_a_model_gives_the_score(owner: Owners, plan: Plan) -> None:
     assert own.booked() == [(f"{NAME}@v1", 6), (BASE, 6)]
 
 
+def test_versions_and_their_provenance_tell_how_they_did(owner: Owners, plan: Plan) -> None:
+    own = owner(2)
+    file = own.held_out()
+    plan.texts[own.adapters[1]] = WRONG
+    first, second = evaluated(own, check("eq", REFERENCE), file=file), evaluated(own, EXACT, file=file)
+    evaluated(own, EXACT, version=2, file=file)
+    evaluated(own, check("eq", "{{item.city}}"), version=2, file=file)
+    scores = own.api("GET", f"/{NAME}/versions/1")["scores"]
+    assert [(each["evaluation_id"], each["grader"], each["score"]) for each in scores] == [
+        (second["id"], "exact_match", 1.0), (first["id"], "c", 1.0),
+    ]  # fmt: skip
+    assert {(each["alias"], each["promoted"]) for each in scores} == {(None, None)}
+    by_version = {each["version"]: each["scores"] for each in own.api("GET", f"/{NAME}/versions")["data"]}
+    assert by_version[1] == scores
+    assert [each["score"] for each in by_version[2]] == [0.0], "what failed is no score"
+    newest, oldest = own.api("GET", f"/{NAME}/versions/1/provenance")["evaluations"]
+    assert (newest["id"], newest["grader"], newest["score"]) == (second["id"], EXACT, 1.0)
+    assert oldest["grader"] == first["grader"]
+    (hashed,) = own.service.call(own.stage.rows("select sha256 from files where id = :id", id=file))
+    assert (newest["file_id"], newest["file_sha256"]) == (file, hashed[0])
+
+
 def test_a_loss_that_no_job_recorded_is_measured(owner: Owners, plan: Plan) -> None:
     own = owner()
 

@@ -39,6 +39,10 @@ def test_a_version_that_beats_the_current_one_takes_its_alias_over(owner: Owners
     assert (change["action"], change["from_version"], change["to_version"]) == ("promote", 1, 2)
     assert found["id"] in change["reason"]
     assert own.told(job) == "v2 was promoted to 'prod': exact_match 1 against 0 of v1"
+    (score,) = own.api("GET", f"/{NAME}/versions/2")["scores"]
+    assert (score["evaluation_id"], score["alias"], score["promoted"]) == (found["id"], "prod", True)
+    (record,) = own.api("GET", f"/{NAME}/versions/2/provenance")["evaluations"]
+    assert (record["current_version"], record["current_score"], record["promoted"]) == (1, 0.0, True)
     assert own.booked() == [(f"{NAME}@v1", 6), (f"{NAME}@v2", 6)]
     assert own.counts(2, "prod") == (0, 0), "what an evaluation asks is not the version's traffic"
 
