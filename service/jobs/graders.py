@@ -7,7 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-METRICS = ("fuzzy_match",)
+METRICS = ("fuzzy_match", "bleu", "gleu", "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l")
+UNMEASURED = {
+    "cosine": "needs embeddings, which the models of this service do not give",
+    "meteor": "needs a dictionary of synonyms, which this service does not have",
+}
+"""OpenAI's other metrics, and why they are not measured here."""
 PLACEHOLDER = re.compile(r"{{([^{}]*)}}")
 """In a template; what stands inside is a path such as `item.answer` or `sample.output_json.city`."""
 SAMPLE = ("output_text", "output_json")
@@ -32,7 +37,8 @@ def _check_template(text: str) -> str:
 
 def _check_metric(metric: str) -> str:
     if metric not in METRICS:
-        raise ValueError(f"this service measures {', '.join(repr(known) for known in METRICS)}")
+        why = f"'{metric}' {UNMEASURED[metric]}; " if metric in UNMEASURED else ""
+        raise ValueError(f"{why}this service measures {', '.join(repr(known) for known in METRICS)}")
     return metric
 
 
@@ -54,13 +60,15 @@ class StringCheck(Shape):
 
 
 class TextSimilarity(Shape):
-    """How much of the two texts is alike, from 0 to 1. Of OpenAI's metrics there is `fuzzy_match`."""
+    """How much of the two texts is alike, from 0 to 1: by characters in order (`fuzzy_match`), by n-grams of words
+    (`bleu`, `gleu`, and `rouge_1` to `rouge_5` as F1), or by words in order (`rouge_l` as F1).
+    """
 
     type: Literal["text_similarity"]
     name: GraderName | None = None
     input: Template
     reference: Template
-    evaluation_metric: Annotated[str, AfterValidator(_check_metric)]
+    evaluation_metric: Annotated[str, AfterValidator(_check_metric), Field(json_schema_extra={"enum": list(METRICS)})]
 
 
 class GraderMessage(Shape):

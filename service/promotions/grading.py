@@ -3,7 +3,6 @@
 import asyncio
 import re
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from typing import Any, cast
 
 import orjson
@@ -11,9 +10,8 @@ import orjson
 from service.errors import InvalidRequest
 from service.jobs.graders import PLACEHOLDER, ExactMatch, ScoreModel, StringCheck, TextSimilarity
 from service.promotions.examples import Example
+from service.promotions.similarity import similarity
 
-COMPARED = 2000
-"""Characters of each text that a similarity looks at; the time it takes grows with their product."""
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d{1,3})?")
 RESULTS = ("result", "score")
 
@@ -39,11 +37,7 @@ async def grade(grader: StringCheck | TextSimilarity | ExactMatch, example: Exam
     one, other = fill(grader.input, example, sample), fill(grader.reference, example, sample)
     if isinstance(grader, StringCheck):
         return float(_checked(grader.operation, one, other))
-    return await asyncio.to_thread(similarity, one, other)
-
-
-def similarity(one: str, other: str) -> float:
-    return SequenceMatcher(None, one[:COMPARED], other[:COMPARED], autojunk=False).ratio()
+    return await asyncio.to_thread(similarity, grader.evaluation_metric, one, other)
 
 
 def number_in(text: str, grader: ScoreModel) -> float | None:

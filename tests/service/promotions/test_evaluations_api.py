@@ -114,7 +114,9 @@ def test_graders_that_there_are_not_are_refused_by_name(owner: Owners) -> None:
     file = own.held_out()
     similar = {"type": "text_similarity", "input": "a", "reference": "b"}
     for grader, said in (
-        ({**similar, "evaluation_metric": "bleu"}, "'fuzzy_match'"),
+        ({**similar, "evaluation_metric": "cosine"}, "needs embeddings"),
+        ({**similar, "evaluation_metric": "meteor"}, "needs a dictionary of synonyms"),
+        ({**similar, "evaluation_metric": "bleurt"}, "'fuzzy_match', 'bleu', 'gleu', 'rouge_1'"),
         ({**check("eq", "b"), "input": "{{sample.text}}"}, "names nothing"),
         (check("regex", "b"), "operation"),
         ({"type": "python", "source": "def grade(): ..."}, "string_check"),
