@@ -21,6 +21,8 @@ from service.contracts.manifest import AdapterManifest
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 ALIAS_PATTERN = r"^[a-z][a-z0-9_-]{0,31}$"
 DEFAULT_ALIAS = "default"
+IDS = ("ftjob-", "ftckpt")
+"""How ids of jobs and checkpoints begin, which stand where a model's name may. Names `ft:…` have a colon."""
 
 _NAME = re.compile(NAME_PATTERN[1:-1])
 _ALIAS = re.compile(ALIAS_PATTERN[1:-1])
@@ -73,7 +75,7 @@ class _Found:
 
 def is_name(value: str) -> bool:
     """Whether a registered adapter may be called so, as far as spelling goes."""
-    return _NAME.fullmatch(value) is not None and not value.startswith("ft")
+    return _NAME.fullmatch(value) is not None and not value.startswith(IDS)
 
 
 def is_alias(value: str) -> bool:

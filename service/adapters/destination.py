@@ -18,7 +18,7 @@ def check_name(resources: Resources, name: str, param: str) -> None:
     if not is_name(name):
         raise InvalidRequest(
             f"'{name[:64]}' is no name of an adapter: 1 to 64 lowercase letters, digits, '.', '_' and '-', beginning "
-            "with a letter or a digit, and not with 'ft'.",
+            "with a letter or a digit, and not as ids of jobs and checkpoints do, with 'ftjob-' or 'ftckpt'.",
             code="invalid_adapter_name",
             param=param,
         )

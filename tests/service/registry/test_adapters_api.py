@@ -140,7 +140,7 @@ def test_a_job_for_an_impossible_adapter_is_refused_at_once(service: Service, st
     owner.ask("DELETE", "/adapters/bot")
     body = {"model": "weft-tiny", "training_file": service.call(stage.file(owner.project))}
     assert owner.refused("POST", "/fine_tuning/jobs", 409, json={**body, "adapter": "bot"}) == "adapter_deleted"
-    for name in ("Bot", "ft-bot", "weft-tiny", "exports", "a@b"):
+    for name in ("Bot", "ftjob-bot", "weft-tiny", "exports", "a@b"):
         assert owner.refused("POST", "/fine_tuning/jobs", 400, json={**body, "adapter": name})
         assert owner.refused("POST", "/adapters", 400, json={"name": name})
 
