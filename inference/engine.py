@@ -1,10 +1,11 @@
 """What Weft changes inside vLLM's own processes (entry point group `vllm.general_plugins`, loaded first of all).
 
-Seven small changes, each tested against the pinned version: freed KV blocks are zeroed before reuse, so that one
-tenant's overflow can never reach another's answer; on CPUs no adapter touches the base's own requests; who computes
-logits that are not numbers is told to the runtime; the LoRA gauge, wrong and of unbounded size, is not kept; on CPUs
-the engine is forked, not spawned, which saves the second import of torch and its memory; no process of the tree
-outlives its parent; the log quotes no request (`discretion`). Everything else of vLLM stays as shipped.
+Eight small changes, each tested against the pinned version: freed KV blocks are zeroed before reuse, so that one
+tenant's overflow can never reach another's answer; on CPUs no adapter touches the base's own requests; no adapter has
+a part in embeddings and head; who computes logits that are not numbers is told to the runtime; the LoRA gauge, wrong
+and of unbounded size, is not kept; on CPUs the engine is forked, not spawned, which saves the second import of torch
+and its memory; no process of the tree outlives its parent; the log quotes no request (`discretion`). Everything else
+of vLLM stays as shipped.
 """
 
 import ctypes
@@ -26,6 +27,7 @@ def register() -> None:
     os.register_at_fork(after_in_child=die_with_parent)
     _zero_kv_blocks()
     _spare_the_base_on_cpu()
+    _keep_the_vocabulary_bare()
     _report_corruption()
     _drop_lora_gauge()
     _fork_engine_on_cpu()
@@ -91,6 +93,28 @@ def _spare_the_base_on_cpu() -> None:
     wrapper.of_the_base = None
     wrapper.update_metadata, wrapper._shrink_prefill = update_metadata, shrink_prefill
     setattr(punica_cpu, "bgmv_shrink", shrink_each)  # noqa: B010 what the module imports is none of its names
+
+
+def _keep_the_vocabulary_bare() -> None:
+    """The gate lets no adapter in that changes embeddings or head, so vLLM need not make either ready for one.
+
+    That costs memory for each slot and time for each token. And on CPUs a head made ready takes one row for each
+    request, where log-probabilities of a prompt have one for each token: two requests at once that ask for them, of
+    any tenant, would end the engine.
+    """
+    from vllm.lora import model_manager
+    from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+
+    supported = model_manager.is_supported_lora_module  # pyright: ignore[reportPrivateImportUsage]
+    if getattr(supported, "bare", False):
+        return
+
+    @functools.wraps(supported)
+    def is_supported(name: str, module: Any, modules: list[str]) -> bool:
+        return not isinstance(module, VocabParallelEmbedding) and supported(name, module, modules)
+
+    is_supported.bare = True  # type: ignore[attr-defined]
+    setattr(model_manager, "is_supported_lora_module", is_supported)  # noqa: B010 what the module imports is none of its names
 
 
 def on_corruption(listener: Callable[[str | None], None] | None) -> None:

@@ -34,7 +34,17 @@ def answer(lora=None):
 before = answer()
 poisoned = [answer(LoRARequest("poison", 1, poison)) for _ in range(5)]
 after = [answer() for _ in range(4)]
-print(json.dumps({"before": before, "poisoned": poisoned, "after": after, "reported": reported}))
+asking = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
+
+def told(texts):
+    results = engine.generate(texts, asking, use_tqdm=False)
+    return [[next(iter(each.values())).logprob for each in result.prompt_logprobs[1:]] for result in results]
+
+texts = ["hello", "hello there", "there"]
+at_once, alone = told(texts), [told([text])[0] for text in texts]
+print(json.dumps({
+    "before": before, "poisoned": poisoned, "after": after, "reported": reported, "at_once": at_once, "alone": alone,
+}))
 """
 
 
@@ -60,3 +70,6 @@ def test_adapter_of_nans_leaves_no_trace_in_the_kv_cache(tmp_path: Path) -> None
     assert all(tokens != answers["before"] for tokens in answers["poisoned"])
     assert answers["after"] == [answers["before"]] * 4
     assert answers["reported"] == ["poison"] * 5, "each of its requests is known, and no other"
+    assert max(map(len, answers["alone"])) > 1
+    for told, expected in zip(answers["at_once"], answers["alone"], strict=True):
+        assert told == pytest.approx(expected, abs=0.01), "prompts may be asked about at once"
