@@ -39,7 +39,11 @@ async def measured(asker: Asker, target: Target, example: Example) -> tuple[floa
     if example.path == CHAT:
         whole["add_generation_prompt"] = False
     told = await asker.ask(target, example.path, whole)
-    losses = [_loss(each) for each in _logprobs(told.body)[begin.prompt_tokens :]]
+    tokens = _logprobs(told.body)[begin.prompt_tokens :]
+    # As in training: what follows the end of the turn, mostly a line break, is the template's, and no model says it.
+    while example.path == CHAT and tokens and _is_space(tokens[-1]):
+        tokens.pop()
+    losses = [_loss(each) for each in tokens]
     if not losses:
         raise InvalidRequest("The example's answer has no tokens.")
     return sum(losses) / len(losses), len(losses), [begin, told]
@@ -51,6 +55,11 @@ def _logprobs(body: dict[str, Any]) -> list[Any]:
     if not isinstance(found, list):
         raise InvalidRequest("The model server gave no log probabilities of the prompt.")
     return cast("list[Any]", found)
+
+
+def _is_space(told: dict[str, dict[str, Any]] | None) -> bool:
+    text = next(iter(told.values())).get("decoded_token") if told else None
+    return isinstance(text, str) and text.isspace()
 
 
 def _loss(told: dict[str, dict[str, Any]] | None) -> float:

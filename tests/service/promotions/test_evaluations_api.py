@@ -86,13 +86,15 @@ def test_a_loss_that_no_job_recorded_is_measured(owner: Owners, plan: Plan) -> N
     own = owner()
 
     async def told(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        # 6 tokens of prompt; then the two of the answer, of which one is impossible.
+        # 6 tokens of prompt; then the two of the answer, and the line break that the template ends a turn with.
         whole = json.loads(says(RIGHT, body))
         if "prompt_logprobs" in body:
             assert body["add_generation_prompt"] is False
             assert body["messages"][-1] == {"role": "assistant", "content": RIGHT}
             known = [None] + [{str(token): {"logprob": -9.0, "rank": 1}} for token in range(5)]
-            whole["prompt_logprobs"] = [*known, {"7": {"logprob": -0.5, "rank": 1}}, {"8": {"logprob": -1.5}}]
+            said = enumerate([(-0.5, "4"), (-1.5, "<|end|>"), (-7.0, "\n")])
+            answered = [{str(token): {"logprob": each, "decoded_token": text}} for token, (each, text) in said]
+            whole["prompt_logprobs"] = [*known, *answered]
         return web.json_response(whole)
 
     plan.replica.script = told
