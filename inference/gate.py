@@ -119,17 +119,21 @@ class AdapterGate:
 
 
 def layers_of_base(source: str) -> Layers:
-    """Reads the base's configuration, from a folder or the local hub cache, and builds it without weights."""
+    """Every linear layer but the output head, which is the base's own as its embeddings are (`inference.engine`).
+
+    Reads the base's configuration, from a folder or the local hub cache, and builds it without weights.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=True)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    head = model.get_output_embeddings()
     return {
         name: (module.out_features, module.in_features)
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
+        if isinstance(module, torch.nn.Linear) and module is not head
     }
 
 
@@ -214,7 +218,7 @@ def _pairs(header: Mapping[str, Tensor]) -> dict[str, Pair]:
 
 def _check_shapes(module: str, pair: Pair, layers: Layers, rank: int) -> None:
     if module not in layers:
-        _refuse(f"the base has no linear layer {module[:120]!r}")
+        _refuse(f"the base has no linear layer {module[:120]!r} that adapters may change")
     if pair.down is None or pair.up is None:
         _refuse(f"{module} has only one of lora_A and lora_B")
     features_out, features_in = layers[module]

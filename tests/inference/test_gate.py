@@ -83,5 +83,5 @@ def test_layers_come_from_the_bases_configuration(tmp_path: Path) -> None:
     layers = layers_of_base(str(tmp_path))
     assert layers["model.layers.1.mlp.down_proj"] == (HIDDEN, INNER)
     assert layers["model.layers.0.self_attn.k_proj"] == (HIDDEN // 2, HIDDEN)
-    assert layers["lm_head"] == (300, HIDDEN)
-    assert len(layers) == 2 * 7 + 1
+    assert "lm_head" not in layers
+    assert len(layers) == 2 * 7

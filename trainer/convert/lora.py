@@ -134,12 +134,18 @@ def _by_module(header: Header, wanted: str) -> dict[str, dict[str, str]]:
     for name in header:
         match = _TENSOR.fullmatch(name)
         if match is None or match["side"] not in wanted or (match["weight"] is None) != ("E" in wanted):
-            refuse(f"{shown(name)} is no tensor of a plain adapter", MERGE, "adapter_unsupported")
+            refuse(f"{shown(name)} is no tensor of a plain adapter{_of_vocabulary(name)}", MERGE, "adapter_unsupported")
         found.setdefault(match["module"], {})[match["side"]] = name
     for module, sides in found.items():
         if len(sides) < len(wanted):
             refuse(f"{shown(module)} lacks one of lora_{', lora_'.join(wanted)}", "Save it again whole")
     return found
+
+
+def _of_vocabulary(name: str) -> str:
+    """Why, where it is of the embeddings or the output head, by the names that most architectures have for them."""
+    found = "lm_head" in name or "embed" in name
+    return ": embeddings and output head are the base's own for every adapter" if found else ""
 
 
 def _check_shapes(

@@ -111,8 +111,8 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "rank": (lora(r=65), "rank_too_large", "exceeds the largest"),
     "rank of one layer": (lora(rank_pattern={"q_proj": 65}), "rank_too_large", "exceeds the largest"),
     "rank of another kind": (CONVERTED["VERA"].__class__(r=65, target_modules=["q_proj"]), "rank_too_large", "exceeds"),
-    "output embedding": (lora(target_modules=["lm_head"]), "adapter_unsupported", "no tensor of a plain"),
-    "embedding": (lora(target_modules=["embed_tokens"]), "adapter_unsupported", "no tensor of a plain adapter"),
+    "output embedding": (lora(target_modules=["lm_head"]), "adapter_unsupported", "output head are the base's"),
+    "embedding": (lora(target_modules=["embed_tokens"]), "adapter_unsupported", "embeddings and output head"),
     "ia3": (IA3Config(target_modules=["k_proj"], feedforward_modules=[]), "adapter_unsupported", "no LoRA that does"),
     "loha": (LoHaConfig(r=4, target_modules=["q_proj"]), "adapter_unsupported", "lose part"),
     "prefix": (
