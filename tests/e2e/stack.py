@@ -14,15 +14,23 @@ from typing import Any
 
 import pytest
 
-from deploy.local import postgres, secrets
+from deploy.local import objectstore, postgres, secrets
 from deploy.local.admin import Admin
 from deploy.local.folder import DataFolder
 from deploy.local.processes import Recorded, Records
+from service.contracts.store import ObjectStore
 from tests.conftest import free_port
 
 START_SECONDS = 240
-OPERATOR = {"WEFT_LEASE_TTL_SECONDS": "8", "WEFT_LEASE_RENEW_SECONDS": "1", "WEFT_TRAINER_CHECKPOINT_SECONDS": "2"}
-"""What any operator may choose: short leases and many checkpoints, so that a killed part is replaced in seconds."""
+OPERATOR = {
+    "WEFT_LEASE_TTL_SECONDS": "8",
+    "WEFT_LEASE_RENEW_SECONDS": "1",
+    "WEFT_TRAINER_CHECKPOINT_SECONDS": "2",
+    "WEFT_IMPORT_PLACES": '["bring/{project}"]',
+}
+"""What any operator may choose: short leases and many checkpoints, so that a killed part is replaced in seconds, and
+for each project a folder from which it may import.
+"""
 
 
 class Stack:
@@ -82,6 +90,14 @@ class Stack:
         if name not in self._keys:
             self._keys[name] = Admin(self.url, self.admin_key).create_key(name)
         return self._keys[name]
+
+    def bucket(self, name: str) -> ObjectStore:
+        """A bucket beside the service's own."""
+        known = secrets.load_or_create(self.data.root)
+        store = objectstore.prepare(self.data.objects, self.data.remembered_ports()["objects"], known)
+        made = ObjectStore(store.settings.model_copy(update={"bucket": name}))
+        made.ensure_bucket()
+        return made
 
     def records(self) -> Records:
         records = Records.load(self.data.processes)

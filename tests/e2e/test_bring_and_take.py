@@ -22,9 +22,11 @@ from tests.e2e.training import as_jsonl, wait_for_job
 
 pytestmark = pytest.mark.stack
 
+PROJECT = "bring-and-take"
 BASE = Path(__file__).parents[2] / "deploy" / "local" / "tiny_base" / "model"
 LINES = examples("support-desk", 48, seed=3)
 HELD_OUT = examples("support-desk", 12, seed=9)
+FILES = ("adapter_config.json", "adapter_model.safetensors")
 TOLERANCE = 0.05
 """In the mean, of a log-probability: what bfloat16 leaves of one over five layers."""
 
@@ -50,9 +52,12 @@ class Api:
         """Uploads what PEFT wrote and imports it."""
         files = {
             file: self.client.files.create(file=(file, (folder / file).read_bytes()), purpose="user_data").id
-            for file in ("adapter_config.json", "adapter_model.safetensors")
+            for file in FILES
         }
-        begun = self.ask("POST", "/adapters/imports", json={"adapter": name, "files": files})
+        return self.imported(adapter=name, files=files)
+
+    def imported(self, **body: Any) -> dict[str, Any]:
+        begun = self.ask("POST", "/adapters/imports", json=body)
         done = self.settled(f"/adapters/imports/{begun['id']}")
         assert done["status"] == "succeeded", done
         return done
@@ -88,7 +93,7 @@ class Api:
 
 @pytest.fixture(scope="module")
 def api(stack: Stack) -> Api:
-    key = stack.project("bring-and-take")
+    key = stack.project(PROJECT)
     http = httpx.Client(base_url=stack.base_url, headers={"Authorization": f"Bearer {key}"}, timeout=120)
     return Api(http, OpenAI(base_url=stack.base_url, api_key=key))
 
@@ -109,7 +114,7 @@ def trained(api: Api, validation: str) -> tuple[str, float]:
     """Adapter `take` with one version, and the validation loss of that."""
     file = api.client.files.create(file=as_jsonl(LINES), purpose="fine-tune").id
     body = {"model": "weft-tiny", "training_file": file, "validation_file": validation, "seed": 1}
-    method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 4, "learning_rate": 2e-3}}}
+    method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3, "learning_rate": 2e-3}}}
     job = api.ask("POST", "/fine_tuning/jobs", json={**body, "method": method})["id"]
     wait_for_job(api.client, job)
     source = {"name": "take", "from": {"type": "job", "job_id": job}}
@@ -158,6 +163,12 @@ def test_an_exported_adapter_says_in_plain_peft_what_it_says_here(
     assert api.says("again") == api.says("take")
 
 
+def project_id(stack: Stack) -> str:
+    headers = {"Authorization": f"Bearer {stack.admin_key}"}
+    found = httpx.get(f"{stack.base_url}/organization/projects", params={"name": PROJECT}, headers=headers)
+    return found.json()["data"][0]["id"]
+
+
 def trained_elsewhere(folder: Path) -> PeftModel:
     """As anybody would with PEFT: rank-stabilised, uneven, over the base's chat template."""
     torch.manual_seed(0)
@@ -177,12 +188,17 @@ def trained_elsewhere(folder: Path) -> PeftModel:
     return model.eval()
 
 
-def test_an_adapter_that_peft_trained_elsewhere_is_served_and_trained_on(
-    api: Api, validation: str, trained: tuple[str, float], tmp_path: Path
+def test_an_adapter_that_peft_trained_elsewhere_is_taken_from_a_bucket_served_and_trained_on(
+    stack: Stack, api: Api, validation: str, trained: tuple[str, float], tmp_path: Path
 ) -> None:
     local = trained_elsewhere(tmp_path / "theirs")
-    done = api.bring("brought", tmp_path / "theirs")
+    project = project_id(stack)
+    for file in FILES:
+        stack.bucket("bring").put(f"{project}/theirs/{file}", (tmp_path / "theirs" / file).read_bytes())
+    done = api.imported(adapter="brought", source=f"s3://bring/{project}/theirs")
     assert done["model"] == "brought@v1"
+    print(f"converted from a bucket: {done['changes']}")
+    assert done["changes"]
     near, far = apart(api, "brought", local), apart(api, "brought", base_model())
     print(f"brought along: served against plain peft {near:.4f} nats in the mean, against the bare base {far:.4f}")
     assert near < TOLERANCE < far / 4
@@ -205,7 +221,7 @@ def goes_on(api: Api, model: str, file: str, validation: str) -> tuple[float, fl
     for rate, epochs in ((1e-12, 1), (5e-4, 4)):
         settings = {"n_epochs": epochs, "learning_rate": rate}
         method = {"type": "supervised", "supervised": {"hyperparameters": settings}}
-        body = {"model": model, "training_file": file, "validation_file": validation, "method": method}
+        body = {"model": model, "training_file": file, "validation_file": validation, "method": method, "seed": 1}
         job = api.ask("POST", "/fine_tuning/jobs", json=body)["id"]
         wait_for_job(api.client, job)
         told = losses(api, job)
