@@ -5,9 +5,10 @@ import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from service.contracts.ids import FileId, JobId
@@ -15,11 +16,14 @@ from service.contracts.worker import Event, Lease
 from service.settings import ServiceSettings
 from tests.service.conftest import Service, admin, make_project, service
 from tests.service.stage import Stage
+from tests.service.transfers import conftest as transfers
 from weft import Weft
 
 __all__ = ["admin", "make_project", "service"]
 
 EXAMPLES = 12
+LAST_STEP = 100
+"""Of which the stage's adapters are."""
 
 
 def examples(count: int = EXAMPLES) -> bytes:
@@ -82,9 +86,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def finish(service: Service, stage: Stage, lease: Lease) -> None:
-    """A worker's report of two steps, and the end."""
-    for step in (1, 2):
-        data = {"step": step, "total_steps": 2, "train_loss": 1 / step}
+    """A worker's report of two steps, with a validation file one of the model that is left, and the end."""
+    told: dict[int, dict[str, float]] = {1: {"train_loss": 1.0}, 2: {"train_loss": 0.5}}
+    if lease.validation_file is not None:
+        told[LAST_STEP] = {"full_valid_loss": 0.5}
+    for step, measured in told.items():
+        data = {"step": step, "total_steps": 2, **measured}
         number = hashlib.sha256(f"{lease.spec.job_id}{step}".encode()).hexdigest()[:24]
         event = Event(id=f"ftevent-{number}", type="metrics", message=f"Step {step}/2", data=data)
         service.call(stage.report(lease, step=step, events=(event,)))
@@ -107,6 +114,65 @@ def worker(service: Service, stage: Stage) -> Iterator[None]:
     yield
     stop.set()
     thread.join(10)
+
+
+@dataclass
+class Carrier:
+    """Takes imports as a trainer's agent does, and looks at nothing: each becomes a version with weights of its own."""
+
+    worker: transfers.Worker
+    refusing: bool = False
+    idle: bool = False
+    read: list[dict[str, bytes]] = field(default_factory=list)
+    """The files of each import, as the service gave them."""
+
+    def carry(self) -> None:
+        base = self.worker.service.settings.base_models[0]
+        asked = {"worker": "carrier", "base_model": base.name, "base_fingerprint": base.fingerprint}
+        answer = self.worker.http.post("/internal/transfers/lease", json=asked)
+        if answer.status_code != 200:
+            return
+        lease = answer.json()
+        files = {name: transfers.fetched(file["url"]) for name, file in lease["work"]["files"].items()}
+        self.read.append(files)
+        if self.refusing:
+            failure = {"code": "adapter_invalid", "message": "It is no adapter."}
+            self.worker.finish(lease, "failed", failure=failure)
+            return
+        weights = f"weights {lease['id']}".encode()
+        manifest = self.worker.manifest(lease, weights)
+        self.worker.store(lease, manifest, weights)
+        self.worker.finish(lease, "succeeded", adapter=manifest.model_dump(mode="json"), changes=[])
+
+
+@pytest.fixture
+def carrier(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Carrier]:
+    monkeypatch.setattr("weft.resources.transfers.POLL_SECONDS", 0.05)
+    headers = {"authorization": f"Bearer {service.settings.worker_token.get_secret_value()}"}
+    stop = threading.Event()
+    with httpx2.Client(base_url=service.url, headers=headers, timeout=30) as http:
+        made = Carrier(transfers.Worker(service, http))
+
+        def work() -> None:
+            while not stop.wait(0.05):
+                if not made.idle:
+                    made.carry()
+
+        thread = threading.Thread(target=work, name="carrier")
+        thread.start()
+        yield made
+        stop.set()
+        thread.join(10)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A folder as PEFT saves an adapter."""
+    folder = tmp_path / "trained-elsewhere"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_bytes(transfers.CONFIG)
+    (folder / "adapter_model.safetensors").write_bytes(transfers.WEIGHTS)
+    return folder
 
 
 @pytest.fixture

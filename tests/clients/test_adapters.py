@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,11 @@ from tests.clients.conftest import Tenant, finish, uploaded
 from tests.service.conftest import Service
 from tests.service.stage import Stage
 from weft import AsyncWeft, DamagedDownload, ExportFailed, ImportFailed, WaitTimeout, Weft
-from weft.resources.references import Reference
+from weft.resources.references import Reference, named_alias
 from weft.types import AdapterExport, AdapterVersion
 
 WEIGHTS = b"weights" * 1000
+CHANGES = ["rollback", "promote", "update", "traffic", "promote"]
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": WEIGHTS}
 
 
@@ -75,6 +75,58 @@ def test_promotion_rollback_and_history(tenant: Tenant, bot: str) -> None:
     assert adapters.retrieve(bot).aliases == {"default": 1, "prod": 1}
 
 
+def test_a_reference_says_which_alias_goes_back(tenant: Tenant, bot: str) -> None:
+    adapters = tenant.client.adapters
+    for alias in ("prod", "default"):
+        adapters.promote(f"{bot}@v1", alias)
+        adapters.promote(f"{bot}@v2", alias)
+    assert adapters.rollback(f"{bot}@prod").id == f"{bot}@prod"
+    assert adapters.retrieve(bot).aliases == {"default": 2, "prod": 1}
+    assert adapters.rollback(bot, reason="too long").alias == "default"
+    assert adapters.retrieve(bot).aliases == {"default": 1, "prod": 1}
+    assert {change.alias for change in adapters.history(f"{bot}@prod")} == {"prod"}
+    assert {change.alias for change in adapters.history(bot)} >= {"prod", "default"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("bot",), ("bot", "default")),
+        (("bot@prod",), ("bot", "prod")),
+        (("bot", "prod"), ("bot", "prod")),
+        (("bot@prod", "prod"), ("bot", "prod")),
+    ],
+)
+def test_an_alias_by_reference(arguments: tuple[str, ...], named: tuple[str, str]) -> None:
+    assert named_alias(*arguments) == named
+
+
+@pytest.mark.parametrize("arguments", [("bot@v3",), ("bot@prod", "stable"), ("@prod",), ("bot@a@b",)])
+def test_what_names_no_alias(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"bot|prod"):
+        named_alias(*arguments)
+
+
+def test_a_canary_in_one_call_and_its_guard(tenant: Tenant, bot: str) -> None:
+    adapters = tenant.client.adapters
+    adapters.promote(f"{bot}@v1", "live")
+    split = adapters.split(f"{bot}@live", {1: 90, 2: 10}, reason="canary")
+    assert (split.version, [(share.version, share.weight) for share in split.traffic or ()]) == (1, [(1, 90), (2, 10)])
+    guarded = adapters.guard(f"{bot}@live", {"max_error_rate": 0.1})
+    assert guarded.traffic == split.traffic
+    assert guarded.automatic_rollback is not None
+    assert guarded.automatic_rollback.to_dict() == {"max_error_rate": 0.1, "min_requests": 20, "window_seconds": 300}
+    shadowed = adapters.split(f"{bot}@live", {1: 1}, shadow={"version": 2, "fraction": 0.5})
+    assert (shadowed.traffic, shadowed.automatic_rollback) == (None, guarded.automatic_rollback)
+    ended = adapters.guard(f"{bot}@live", None)
+    assert (ended.automatic_rollback, ended.shadow) == (None, shadowed.shadow)
+    with pytest.raises(ValueError, match="at least one"):
+        adapters.split(f"{bot}@live", {})
+    with pytest.raises(openai.ConflictError):
+        adapters.aliases.delete(bot, "live", if_revision=1)
+    assert adapters.aliases.delete(bot, "live", if_revision=ended.revision).deleted
+
+
 def test_a_split_of_traffic_and_a_shadow(tenant: Tenant, bot: str) -> None:
     aliases = tenant.client.adapters.aliases
     split = aliases.set(bot, "canary", version=1, traffic=[{"version": 1, "weight": 9}, {"version": 2, "weight": 1}])
@@ -91,10 +143,28 @@ def test_a_lists_pages_are_walked(tenant: Tenant, bot: str) -> None:
     assert found == [2, 1]
 
 
-def test_raw_responses(tenant: Tenant, bot: str) -> None:
-    response = tenant.client.adapters.versions.with_raw_response.retrieve(bot, 1)
+def test_raw_and_streamed_responses(tenant: Tenant, bot: str) -> None:
+    adapters = tenant.client.adapters
+    response = adapters.versions.with_raw_response.retrieve(bot, 1)
     assert response.headers["x-request-id"]
     assert isinstance(response.parse(), AdapterVersion)
+    assert adapters.with_raw_response.pin(f"{bot}@default").parse().pinned
+    with adapters.with_streaming_response.unpin(f"{bot}@default") as streamed:
+        assert streamed.headers["x-request-id"]
+        assert not streamed.parse().pinned
+    assert adapters.versions.with_raw_response.list(bot, limit=1).parse().has_more
+    types = tenant.client.webhook_endpoints.with_raw_response.event_types()
+    assert types.parse() == tenant.client.webhook_endpoints.event_types()
+    file = uploaded(tenant)
+    assert tenant.client.files.with_raw_response.validation(file).parse().ok
+
+
+def test_what_is_more_than_one_request_has_no_raw_response(tenant: Tenant) -> None:
+    raw = tenant.client.adapters.with_raw_response
+    assert {"promote", "warm", "pin", "unpin"} <= set(dir(raw))
+    assert not {"push", "pull", "versions"} & set(dir(raw))
+    with pytest.raises(AttributeError, match="one request"):
+        raw.push("folder", "bot")
 
 
 def test_the_asynchronous_client_does_the_same(tenant: Tenant, bot: str, tmp_path: Path) -> None:
@@ -103,8 +173,16 @@ def test_the_asynchronous_client_does_the_same(tenant: Tenant, bot: str, tmp_pat
             assert (await client.adapters.retrieve(bot)).latest_version == 2
             assert [version.version async for version in client.adapters.versions.list(bot, limit=1)] == [2, 1]
             assert (await client.adapters.promote(f"{bot}@v2", "next")).version == 2
+            split = await client.adapters.split(f"{bot}@next", {2: 3, 1: 1})
+            guarded = await client.adapters.guard(f"{bot}@next", {"max_error_rate": 0.5})
+            assert guarded.traffic == split.traffic
+            await client.adapters.promote(f"{bot}@v1", "next")
+            assert (await client.adapters.rollback(f"{bot}@next")).version == 2
+            assert [change.action async for change in client.adapters.history(f"{bot}@next")] == CHANGES
             assert (await client.adapters.aliases.delete(bot, "next")).deleted
             assert (await client.adapters.with_raw_response.retrieve(bot)).parse().name == bot
+            async with client.adapters.with_streaming_response.list(limit=1) as streamed:
+                assert [adapter.name for adapter in (await streamed.parse()).data] == [bot]
             assert len(await client.adapters.pull(f"{bot}@v1", tmp_path / "taken")) >= 2
             with pytest.raises(openai.NotFoundError):
                 await client.adapters.retrieve("none")
@@ -126,11 +204,6 @@ def test_pull_leaves_a_folder_with_something_in_it_alone(tenant: Tenant, bot: st
     with pytest.raises(FileExistsError):
         tenant.client.adapters.pull(f"{bot}@v1", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
-
-
-def test_a_folder_that_is_no_adapter_is_not_pushed(tenant: Tenant, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        tenant.client.adapters.push(tmp_path, "new-bot")
 
 
 def exported(**files: bytes) -> AdapterExport:
@@ -221,28 +294,3 @@ def test_a_transfer_is_waited_for_only_so_long() -> None:
     stored.answers = [{"id": "adimp-1", "status": "running", "adapter": "bot"}] * 5
     with pytest.raises(WaitTimeout):
         stored.client().adapters.imports.wait("adimp-1", timeout=0.01)
-
-
-def test_push_uploads_both_files_and_asks_for_the_import(tenant: Tenant, tmp_path: Path) -> None:
-    """With a stand-in for the service: what becomes of the files there is the service's own test."""
-    for name, content in FILES.items():
-        (tmp_path / name).write_bytes(content)
-    bodies: list[Any] = []
-
-    def answer(request: httpx2.Request) -> httpx2.Response:
-        if request.url.path == "/v1/files":
-            name = next(name for name in FILES if name.encode() in request.read())
-            return httpx2.Response(200, json={"id": f"file-{name}"})
-        if request.method == "POST":
-            bodies.append(json.loads(request.read()))
-            return httpx2.Response(200, json={"id": "adimp-1", "status": "queued", "adapter": "new-bot"})
-        if "imports" in request.url.path:
-            return httpx2.Response(
-                200, json={"id": "adimp-1", "status": "succeeded", "adapter": "new-bot", "version": 3}
-            )
-        return httpx2.Response(200, json={"id": "adpv-1", "version": 3, "model": "new-bot@v3"})
-
-    with httpx2.Client(transport=httpx2.MockTransport(answer)) as http:
-        client = Weft(api_key="sk-weft-mine", http_client=http)
-        assert client.adapters.push(tmp_path, "new-bot").model == "new-bot@v3"
-    assert bodies == [{"adapter": "new-bot", "files": {name: f"file-{name}" for name in FILES}}]

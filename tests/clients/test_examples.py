@@ -1,5 +1,6 @@
 """Every example in the SDK's docstrings, run as it stands against a real service."""
 
+import asyncio
 import doctest
 import importlib
 import pkgutil
@@ -11,11 +12,13 @@ from typing import Any
 import pytest
 
 import weft
-from tests.clients.conftest import Tenant, examples
+from tests.clients.conftest import Carrier, Tenant, examples
 from tests.service.conftest import Service
-from weft import Weft
+from weft import AsyncWeft, Weft
 
 DAY = 86_400
+EXAMPLES = 13
+"""Of the held-out file, so that it is not the training file."""
 
 
 def documented() -> Iterator[doctest.DocTest]:
@@ -27,6 +30,14 @@ def documented() -> Iterator[doctest.DocTest]:
 
 
 TESTS = {test.name: test for test in documented() if test.examples}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.promotions.executor.POLL_SECONDS", 0.1)
+        patch.setattr("weft.resources.evaluations.POLL_SECONDS", 0.1)
+        yield
 
 
 @pytest.fixture
@@ -48,8 +59,10 @@ def prepared(client: Weft, source: str) -> dict[str, Any]:
         made = client.webhook_endpoints.create(name="jobs", url="https://hooks.example.com/jobs", event_types=types)
         names["webhook_id"] = made.id
     if "job_id" in source or "support-bot" in source or "adapter_id" in source:
-        job = client.fine_tuning.jobs.create_and_wait(model="weft-tiny", training_file=file, wait_timeout=60)
-        names["job_id"] = job.id
+        held_out = client.files.create(file=("held-out.jsonl", examples(EXAMPLES)), purpose="fine-tune").id
+        request: dict[str, Any] = {"model": "weft-tiny", "training_file": file, "validation_file": held_out}
+        job = client.fine_tuning.jobs.create_and_wait(**request, wait_timeout=60)
+        names |= {"job_id": job.id, "held_out_id": held_out}
         adapter = client.adapters.create(name="support-bot", source={"type": "job", "job_id": job.id})
         names["adapter_id"] = adapter.id
     return names
@@ -57,10 +70,19 @@ def prepared(client: Weft, source: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", sorted(TESTS))
 def test_an_example(
-    name: str, service: Service, owner: Tenant, administrator: Weft, worker: None, folder: Path
+    name: str,
+    service: Service,
+    owner: Tenant,
+    administrator: Weft,
+    worker: None,
+    carrier: Carrier,
+    folder: Path,
+    saved: Path,
 ) -> None:
     test = TESTS[name]
     test.globs = {
+        "asyncio": asyncio,
+        "AsyncWeft": AsyncWeft,
         "Weft": Weft,
         "datasets": importlib.import_module("weft.datasets"),
         "base_url": f"{service.url}/v1",

@@ -108,6 +108,25 @@ def test_an_asynchronous_wait_does_the_same(tenant: Tenant, queued: JobId, worke
     assert [event.id for event in heard] == told(tenant.client, queued)
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_listener_of_the_asynchronous_client_may_be_awaited(
+    tenant: Tenant, queued: JobId, worker: None, proxy: Proxy, plain: bool
+) -> None:
+    proxy.plain = plain
+    heard: list[str] = []
+
+    async def hear(event: JobEvent) -> None:
+        await asyncio.sleep(0)
+        heard.append(event.id)
+
+    async def wait() -> None:
+        async with AsyncWeft(api_key=tenant.key, base_url=f"http://127.0.0.1:{proxy.port}/v1") as client:
+            await client.fine_tuning.jobs.wait(queued, on_event=hear, timeout=60)
+
+    asyncio.run(wait())
+    assert heard == told(tenant.client, queued)
+
+
 @pytest.mark.parametrize("cut_after", [[900], [100, 1200, 2300], [1100] * 5])
 def test_a_broken_stream_goes_on_behind_the_last_event(
     tenant: Tenant, queued: JobId, worker: None, proxy: Proxy, cut_after: list[int]
@@ -204,6 +223,19 @@ def test_waiting_for_a_finished_job_returns_at_once(tenant: Tenant, queued: JobI
     heard: list[JobEvent] = []
     assert jobs.wait(queued, on_event=heard.append, timeout=5).status == "succeeded"
     assert [event.id for event in heard] == told(tenant.client, queued)
+
+
+def test_lists_give_jobs_and_events_that_know_what_weft_adds(tenant: Tenant, queued: JobId, worker: None) -> None:
+    jobs = tenant.client.fine_tuning.jobs
+    jobs.wait(queued, timeout=60)
+    (job,) = jobs.list(limit=1).data
+    assert (job.id, job.ended, job.phase) == (queued, True, "finished")
+    assert job.method is not None
+    assert job.method.supervised is not None
+    assert job.method.supervised.hyperparameters.lora_rank > 0
+    assert all(isinstance(event, JobEvent) for event in jobs.list_events(queued))
+    assert jobs.list(metadata={"team": "none"}).data == []
+    assert jobs.checkpoints.list(queued).data == []
 
 
 def test_create_and_wait_is_both(tenant: Tenant, worker: None, queued: JobId) -> None:

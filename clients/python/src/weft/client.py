@@ -113,7 +113,16 @@ class Weft(OpenAI):
 
 
 class AsyncWeft(AsyncOpenAI):
-    """An asynchronous client: as Weft, with the methods of `openai.AsyncOpenAI`."""
+    """An asynchronous client: as Weft, with the methods of `openai.AsyncOpenAI`.
+
+    >>> async def train() -> str:
+    ...     async with AsyncWeft(base_url=base_url, api_key=api_key) as client:
+    ...         file = await client.files.upload("train.jsonl", "fine-tune")
+    ...         job = await client.fine_tuning.jobs.create_and_wait(model="weft-tiny", training_file=file.id)
+    ...         return job.status
+    >>> asyncio.run(train())
+    'succeeded'
+    """
 
     def __init__(
         self,

@@ -38,6 +38,13 @@ def options_of(extras: Mapping[str, Any], query: Mapping[str, object] | None = N
     return options
 
 
+def with_header(extras: Mapping[str, Any], name: str, value: object) -> dict[str, Any]:
+    """The extras with a header of the method's own, where it is given; a caller's own goes before it."""
+    if isinstance(value, Omit):
+        return dict(extras)
+    return {**extras, "extra_headers": {name: str(value), **(extras.get("extra_headers") or {})}}
+
+
 def path(template: str, *parts: object) -> str:
     """An address with each `{}` filled. Raises ValueError for what would make it another address."""
     for part in parts:

@@ -1,12 +1,14 @@
 """The base of Weft's own resources: one request each, with the client's retries, errors and raw responses."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from openai import AsyncOpenAI, BaseModel, OpenAI, RequestOptions
 from openai.pagination import AsyncCursorPage, SyncCursorPage
 
 from weft.options import given, options_of
+from weft.responses import AsyncRawResponses, AsyncStreamedResponses, RawResponses, StreamedResponses
+from weft.stock import cached_property
 
 if TYPE_CHECKING:
     from weft.stock import AsyncPaginator
@@ -24,6 +26,14 @@ class SyncResource:
 
     def __init__(self, client: OpenAI) -> None:
         self._client = client
+
+    @cached_property
+    def with_raw_response(self) -> RawResponses[Self]:
+        return RawResponses(self)
+
+    @cached_property
+    def with_streaming_response(self) -> StreamedResponses[Self]:
+        return StreamedResponses(self)
 
     def _one(self, where: str, model: type[ModelT], extras: Mapping[str, Any], query: Fields | None = None) -> ModelT:
         return self._client.get(where, cast_to=model, options=self._options(extras, query))
@@ -54,6 +64,14 @@ class AsyncResource:
 
     def __init__(self, client: AsyncOpenAI) -> None:
         self._client = client
+
+    @cached_property
+    def with_raw_response(self) -> AsyncRawResponses[Self]:
+        return AsyncRawResponses(self)
+
+    @cached_property
+    def with_streaming_response(self) -> AsyncStreamedResponses[Self]:
+        return AsyncStreamedResponses(self)
 
     async def _one(
         self, where: str, model: type[ModelT], extras: Mapping[str, Any], query: Fields | None = None

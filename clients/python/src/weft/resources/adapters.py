@@ -4,7 +4,7 @@ An adapter is a name for a line of versions, and its aliases say which version i
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -12,21 +12,20 @@ from openai import Omit, OpenAI, omit
 from openai.pagination import SyncCursorPage
 from typing_extensions import Unpack
 
+from weft.errors import ImportFailed
 from weft.options import Extras, path
-from weft.resource import SyncResource
-from weft.resources.aliases import Aliases
 from weft.resources.evaluations import Evaluations
-from weft.resources.files import Files
+from weft.resources.files import Files, quietly
 from weft.resources.permissions import Permissions
+from weft.resources.pushing import EXPIRY, PURPOSE, SavedAdapter
 from weft.resources.references import Reference
+from weft.resources.steering import Steering
 from weft.resources.transfers import Exports, Format, Imports
 from weft.resources.uploading import OnProgress
 from weft.resources.versions import VERSION, Versions
-from weft.stock import cached_property, raw
+from weft.stock import cached_property
 from weft.types.adapters import (
     Adapter,
-    AdapterAlias,
-    AdapterChange,
     AdapterDeleted,
     AdapterResidency,
     AdapterVersion,
@@ -35,10 +34,9 @@ from weft.types.adapters import (
 
 ADAPTERS = "/adapters"
 ADAPTER = ADAPTERS + "/{}"
-PUSHED = ("adapter_config.json", "adapter_model.safetensors")
 
 
-class Adapters(SyncResource):
+class Adapters(Steering):
     """Where a method takes a `reference`, it is `name@v3`, `name@alias`, or `name` for the alias `default`."""
 
     def __init__(self, client: OpenAI) -> None:
@@ -48,10 +46,6 @@ class Adapters(SyncResource):
     @cached_property
     def versions(self) -> Versions:
         return Versions(self._client)
-
-    @cached_property
-    def aliases(self) -> Aliases:
-        return Aliases(self._client)
 
     @cached_property
     def permissions(self) -> Permissions:
@@ -68,10 +62,6 @@ class Adapters(SyncResource):
     @cached_property
     def evaluations(self) -> Evaluations:
         return Evaluations(self._client)
-
-    @cached_property
-    def with_raw_response(self) -> "AdaptersWithRawResponse":
-        return AdaptersWithRawResponse(self)
 
     def create(
         self,
@@ -141,49 +131,6 @@ class Adapters(SyncResource):
         """Brings a deleted adapter back as it was."""
         return self._do("post", path(ADAPTER + "/restore", adapter), Adapter, extras)
 
-    def promote(
-        self,
-        reference: str,
-        alias: str,
-        *,
-        if_revision: int | Omit = omit,
-        reason: str | Omit = omit,
-        **extras: Unpack[Extras],
-    ) -> AdapterAlias:
-        """Points `alias` at the version that `reference` means, with all of its traffic.
-
-        >>> client.adapters.promote("support-bot@v1", "prod", reason="first release").version
-        1
-        """
-        known = Reference.of(reference)
-        version = self._version(known)
-        return self.aliases.set(known.adapter, alias, version=version, if_revision=if_revision, reason=reason, **extras)
-
-    def rollback(
-        self, adapter: str, alias: str = "default", *, reason: str | Omit = omit, **extras: Unpack[Extras]
-    ) -> AdapterAlias:
-        """Points an alias back at the version that had all its traffic before, and ends splits and shadows."""
-        body = {"alias": alias, "reason": reason}
-        return self._do("post", path(ADAPTER + "/rollback", adapter), AdapterAlias, extras, body)
-
-    def history(
-        self,
-        adapter: str,
-        *,
-        alias: str | Omit = omit,
-        after: str | Omit = omit,
-        limit: int | Omit = omit,
-        order: Literal["asc", "desc"] | Omit = omit,
-        **extras: Unpack[Extras],
-    ) -> SyncCursorPage[AdapterChange]:
-        """Every change of the adapter's aliases, newest first: who, when, why, from which version to which.
-
-        >>> [(change.alias, change.to_version) for change in client.adapters.history("support-bot")]
-        [('default', 1)]
-        """
-        query = {"alias": alias, "after": after, "limit": limit, "order": order}
-        return self._pages(path(ADAPTER + "/history", adapter), AdapterChange, extras, query)
-
     def residency(self, adapter: str, **extras: Unpack[Extras]) -> SyncCursorPage[AdapterResidency]:
         """Which replicas hold which of the newest versions, and in which tier of memory.
 
@@ -225,14 +172,29 @@ class Adapters(SyncResource):
         """Makes a folder that PEFT has saved the next version of an adapter, which is made where it does not exist.
 
         Raises ImportFailed with the reason where the service cannot serve it, WaitTimeout after `timeout` seconds.
+
+            >>> version = client.adapters.push("trained-elsewhere", "imported-bot", timeout=60)
+            >>> version.model, version.source.type
+            ('imported-bot@v1', 'import')
         """
-        files = {
-            name: self._files.upload(Path(folder) / name, "user_data", on_progress=on_progress).id for name in PUSHED
-        }
-        begun = self.imports.create(adapter=adapter, files=files, base_model=base_model)
-        done = self.imports.wait(begun.id, timeout=timeout)
-        assert done.version is not None
-        return self.versions.retrieve(adapter, done.version)
+        saved, sent = SavedAdapter.of(folder), dict[str, str]()
+        begun = ended = None
+        try:
+            for file, tell in saved.parts(on_progress):
+                uploaded = self._files.upload(file, PURPOSE, on_progress=tell, expires_after=EXPIRY)
+                sent[file.name] = uploaded.id
+            begun = self.imports.create(adapter=adapter, files=sent, base_model=base_model)
+            ended = self.imports.wait(begun.id, timeout=timeout)
+        except ImportFailed as refused:
+            ended = refused.imported
+            raise
+        finally:
+            # An import that goes on will still read them.
+            if begun is None or ended is not None:
+                self._forget(sent.values())
+        assert ended is not None
+        assert ended.version is not None
+        return self.versions.retrieve(adapter, ended.version)
 
     def pull(
         self,
@@ -246,26 +208,15 @@ class Adapters(SyncResource):
         """The files of a version in a new folder: `peft` as PEFT loads them, or `merged` into the base's weights.
 
         The folder is there with everything in it, each file checked by its SHA-256, or after an error not at all.
+
+            >>> sorted(file.name for file in client.adapters.pull("support-bot@v1", "taken"))
+            ['adapter_config.json', 'adapter_model.safetensors']
         """
         known = Reference.of(reference)
         begun = self.exports.create(known.adapter, self._version(known), format=format)
         done = self.exports.wait(begun.id, timeout=timeout)
         return self.exports.download(done, folder, on_progress=on_progress)
 
-    def _version(self, known: Reference) -> int:
-        if known.version is not None:
-            return known.version
-        return self.aliases.retrieve(known.adapter, known.alias or "").version
-
-
-class AdaptersWithRawResponse:
-    def __init__(self, adapters: Adapters) -> None:
-        self.create = raw(adapters.create)
-        self.list = raw(adapters.list)
-        self.retrieve = raw(adapters.retrieve)
-        self.update = raw(adapters.update)
-        self.delete = raw(adapters.delete)
-        self.restore = raw(adapters.restore)
-        self.rollback = raw(adapters.rollback)
-        self.history = raw(adapters.history)
-        self.residency = raw(adapters.residency)
+    def _forget(self, file_ids: Iterable[str]) -> None:
+        for file_id in file_ids:
+            quietly(lambda file_id=file_id: self._files.delete(file_id))

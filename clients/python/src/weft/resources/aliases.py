@@ -7,10 +7,9 @@ from openai import Omit, omit
 from openai.pagination import AsyncCursorPage, SyncCursorPage
 from typing_extensions import Unpack
 
-from weft.options import Extras, path
+from weft.options import Extras, path, with_header
 from weft.resource import AsyncResource, SyncResource
-from weft.stock import async_raw, cached_property, raw
-from weft.types.adapters import AdapterAlias, AliasDeleted, ShadowParam, ShareParam
+from weft.types.adapters import AdapterAlias, AliasDeleted, AutomaticRollbackParam, ShadowParam, ShareParam
 
 if TYPE_CHECKING:
     from weft.stock import AsyncPaginator
@@ -22,10 +21,6 @@ ALIAS = ALIASES + "/{}"
 class Aliases(SyncResource):
     """Each method takes the adapter's name and the alias's."""
 
-    @cached_property
-    def with_raw_response(self) -> "AliasesWithRawResponse":
-        return AliasesWithRawResponse(self)
-
     def set(
         self,
         adapter: str,
@@ -34,6 +29,7 @@ class Aliases(SyncResource):
         version: int,
         traffic: Sequence[ShareParam] | Omit | None = omit,
         shadow: ShadowParam | Omit | None = omit,
+        automatic_rollback: AutomaticRollbackParam | Omit | None = omit,
         if_revision: int | Omit = omit,
         reason: str | Omit = omit,
         **extras: Unpack[Extras],
@@ -41,8 +37,9 @@ class Aliases(SyncResource):
         """Points an alias at a version; all gateways follow within a second, and no request in flight is dropped.
 
         `traffic` splits requests over versions by weight, `shadow` copies a fraction of them to a version whose
-        answers are thrown away. With `if_revision` (0 for a new alias) it is done only if nobody was faster;
-        otherwise ConflictError is raised.
+        answers are thrown away; both end where they are left out. `automatic_rollback` goes on for all that the alias
+        will stand for, until None ends it. With `if_revision` (0 for a new alias) it is done only if nobody was
+        faster; otherwise ConflictError is raised. `adapters.promote`, `split` and `guard` are shorter.
 
             >>> alias = client.adapters.aliases.set("support-bot", "prod", version=1, if_revision=0)
             >>> alias.id, alias.version
@@ -52,6 +49,7 @@ class Aliases(SyncResource):
             "version": version,
             "traffic": traffic,
             "shadow": shadow,
+            "automatic_rollback": automatic_rollback,
             "if_revision": if_revision,
             "reason": reason,
         }
@@ -64,17 +62,16 @@ class Aliases(SyncResource):
     def retrieve(self, adapter: str, alias: str, **extras: Unpack[Extras]) -> AdapterAlias:
         return self._one(path(ALIAS, adapter, alias), AdapterAlias, extras)
 
-    def delete(self, adapter: str, alias: str, **extras: Unpack[Extras]) -> AliasDeleted:
+    def delete(
+        self, adapter: str, alias: str, *, if_revision: int | Omit = omit, **extras: Unpack[Extras]
+    ) -> AliasDeleted:
         """Ends an alias. The version that it stood for stays."""
-        return self._do("delete", path(ALIAS, adapter, alias), AliasDeleted, extras)
+        asked = with_header(extras, "If-Match", if_revision)
+        return self._do("delete", path(ALIAS, adapter, alias), AliasDeleted, asked)
 
 
 class AsyncAliases(AsyncResource):
     """As Aliases; every method is awaited."""
-
-    @cached_property
-    def with_raw_response(self) -> "AsyncAliasesWithRawResponse":
-        return AsyncAliasesWithRawResponse(self)
 
     async def set(
         self,
@@ -84,6 +81,7 @@ class AsyncAliases(AsyncResource):
         version: int,
         traffic: Sequence[ShareParam] | Omit | None = omit,
         shadow: ShadowParam | Omit | None = omit,
+        automatic_rollback: AutomaticRollbackParam | Omit | None = omit,
         if_revision: int | Omit = omit,
         reason: str | Omit = omit,
         **extras: Unpack[Extras],
@@ -92,6 +90,7 @@ class AsyncAliases(AsyncResource):
             "version": version,
             "traffic": traffic,
             "shadow": shadow,
+            "automatic_rollback": automatic_rollback,
             "if_revision": if_revision,
             "reason": reason,
         }
@@ -105,21 +104,8 @@ class AsyncAliases(AsyncResource):
     async def retrieve(self, adapter: str, alias: str, **extras: Unpack[Extras]) -> AdapterAlias:
         return await self._one(path(ALIAS, adapter, alias), AdapterAlias, extras)
 
-    async def delete(self, adapter: str, alias: str, **extras: Unpack[Extras]) -> AliasDeleted:
-        return await self._do("delete", path(ALIAS, adapter, alias), AliasDeleted, extras)
-
-
-class AliasesWithRawResponse:
-    def __init__(self, aliases: Aliases) -> None:
-        self.set = raw(aliases.set)
-        self.list = raw(aliases.list)
-        self.retrieve = raw(aliases.retrieve)
-        self.delete = raw(aliases.delete)
-
-
-class AsyncAliasesWithRawResponse:
-    def __init__(self, aliases: AsyncAliases) -> None:
-        self.set = async_raw(aliases.set)
-        self.list = async_raw(aliases.list)
-        self.retrieve = async_raw(aliases.retrieve)
-        self.delete = async_raw(aliases.delete)
+    async def delete(
+        self, adapter: str, alias: str, *, if_revision: int | Omit = omit, **extras: Unpack[Extras]
+    ) -> AliasDeleted:
+        asked = with_header(extras, "If-Match", if_revision)
+        return await self._do("delete", path(ALIAS, adapter, alias), AliasDeleted, asked)

@@ -1,30 +1,30 @@
 """Registered adapters, for the asynchronous client; `adapters` has the other one's and says what each method does."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from openai import AsyncOpenAI, Omit, omit
+import anyio
+from openai import APIError, AsyncOpenAI, Omit, omit
 from openai.pagination import AsyncCursorPage
 from typing_extensions import Unpack
 
+from weft.errors import ImportFailed
 from weft.options import Extras, path
-from weft.resource import AsyncResource
-from weft.resources.adapters import ADAPTER, ADAPTERS, PUSHED
-from weft.resources.aliases import AsyncAliases
+from weft.resources.adapters import ADAPTER, ADAPTERS
 from weft.resources.evaluations import AsyncEvaluations
 from weft.resources.files import AsyncFiles
 from weft.resources.permissions import AsyncPermissions
+from weft.resources.pushing import EXPIRY, PURPOSE, SavedAdapter
 from weft.resources.references import Reference
+from weft.resources.steering import AsyncSteering
 from weft.resources.transfers import AsyncExports, AsyncImports, Format
 from weft.resources.uploading import OnProgress
 from weft.resources.versions import VERSION, AsyncVersions
-from weft.stock import async_raw, cached_property
+from weft.stock import cached_property
 from weft.types.adapters import (
     Adapter,
-    AdapterAlias,
-    AdapterChange,
     AdapterDeleted,
     AdapterResidency,
     AdapterVersion,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from weft.stock import AsyncPaginator
 
 
-class AsyncAdapters(AsyncResource):
+class AsyncAdapters(AsyncSteering):
     """As Adapters; every method is awaited."""
 
     def __init__(self, client: AsyncOpenAI) -> None:
@@ -45,10 +45,6 @@ class AsyncAdapters(AsyncResource):
     @cached_property
     def versions(self) -> AsyncVersions:
         return AsyncVersions(self._client)
-
-    @cached_property
-    def aliases(self) -> AsyncAliases:
-        return AsyncAliases(self._client)
 
     @cached_property
     def permissions(self) -> AsyncPermissions:
@@ -65,10 +61,6 @@ class AsyncAdapters(AsyncResource):
     @cached_property
     def evaluations(self) -> AsyncEvaluations:
         return AsyncEvaluations(self._client)
-
-    @cached_property
-    def with_raw_response(self) -> "AsyncAdaptersWithRawResponse":
-        return AsyncAdaptersWithRawResponse(self)
 
     async def create(
         self,
@@ -114,40 +106,6 @@ class AsyncAdapters(AsyncResource):
     async def restore(self, adapter: str, **extras: Unpack[Extras]) -> Adapter:
         return await self._do("post", path(ADAPTER + "/restore", adapter), Adapter, extras)
 
-    async def promote(
-        self,
-        reference: str,
-        alias: str,
-        *,
-        if_revision: int | Omit = omit,
-        reason: str | Omit = omit,
-        **extras: Unpack[Extras],
-    ) -> AdapterAlias:
-        known = Reference.of(reference)
-        version = await self._version(known)
-        return await self.aliases.set(
-            known.adapter, alias, version=version, if_revision=if_revision, reason=reason, **extras
-        )
-
-    async def rollback(
-        self, adapter: str, alias: str = "default", *, reason: str | Omit = omit, **extras: Unpack[Extras]
-    ) -> AdapterAlias:
-        body = {"alias": alias, "reason": reason}
-        return await self._do("post", path(ADAPTER + "/rollback", adapter), AdapterAlias, extras, body)
-
-    def history(
-        self,
-        adapter: str,
-        *,
-        alias: str | Omit = omit,
-        after: str | Omit = omit,
-        limit: int | Omit = omit,
-        order: Literal["asc", "desc"] | Omit = omit,
-        **extras: Unpack[Extras],
-    ) -> "AsyncPaginator[AdapterChange, AsyncCursorPage[AdapterChange]]":
-        query = {"alias": alias, "after": after, "limit": limit, "order": order}
-        return self._pages(path(ADAPTER + "/history", adapter), AdapterChange, extras, query)
-
     def residency(
         self, adapter: str, **extras: Unpack[Extras]
     ) -> "AsyncPaginator[AdapterResidency, AsyncCursorPage[AdapterResidency]]":
@@ -177,14 +135,23 @@ class AsyncAdapters(AsyncResource):
         on_progress: OnProgress | None = None,
         timeout: float | None = None,
     ) -> AdapterVersion:
-        files: dict[str, str] = {}
-        for name in PUSHED:
-            uploaded = await self._files.upload(Path(folder) / name, "user_data", on_progress=on_progress)
-            files[name] = uploaded.id
-        begun = await self.imports.create(adapter=adapter, files=files, base_model=base_model)
-        done = await self.imports.wait(begun.id, timeout=timeout)
-        assert done.version is not None
-        return await self.versions.retrieve(adapter, done.version)
+        saved, sent = SavedAdapter.of(folder), dict[str, str]()
+        begun = ended = None
+        try:
+            for file, tell in saved.parts(on_progress):
+                uploaded = await self._files.upload(file, PURPOSE, on_progress=tell, expires_after=EXPIRY)
+                sent[file.name] = uploaded.id
+            begun = await self.imports.create(adapter=adapter, files=sent, base_model=base_model)
+            ended = await self.imports.wait(begun.id, timeout=timeout)
+        except ImportFailed as refused:
+            ended = refused.imported
+            raise
+        finally:
+            if begun is None or ended is not None:
+                await self._forget(sent.values())
+        assert ended is not None
+        assert ended.version is not None
+        return await self.versions.retrieve(adapter, ended.version)
 
     async def pull(
         self,
@@ -200,20 +167,11 @@ class AsyncAdapters(AsyncResource):
         done = await self.exports.wait(begun.id, timeout=timeout)
         return await self.exports.download(done, folder, on_progress=on_progress)
 
-    async def _version(self, known: Reference) -> int:
-        if known.version is not None:
-            return known.version
-        return (await self.aliases.retrieve(known.adapter, known.alias or "")).version
-
-
-class AsyncAdaptersWithRawResponse:
-    def __init__(self, adapters: AsyncAdapters) -> None:
-        self.create = async_raw(adapters.create)
-        self.list = async_raw(adapters.list)
-        self.retrieve = async_raw(adapters.retrieve)
-        self.update = async_raw(adapters.update)
-        self.delete = async_raw(adapters.delete)
-        self.restore = async_raw(adapters.restore)
-        self.rollback = async_raw(adapters.rollback)
-        self.history = async_raw(adapters.history)
-        self.residency = async_raw(adapters.residency)
+    async def _forget(self, file_ids: Iterable[str]) -> None:
+        """Also where the caller was cancelled. What it cannot delete expires by itself."""
+        with anyio.move_on_after(5, shield=True):
+            for file_id in file_ids:
+                try:
+                    await self._files.delete(file_id)
+                except APIError:
+                    continue

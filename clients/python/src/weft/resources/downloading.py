@@ -9,7 +9,7 @@ from types import TracebackType
 
 from weft.errors import DamagedDownload
 from weft.resources.uploading import Meter
-from weft.types.adapters import AdapterExport, ExportedFile
+from weft.types.transfers import AdapterExport, ExportedFile
 
 
 class NewFile:

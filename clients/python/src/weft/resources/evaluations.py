@@ -1,16 +1,20 @@
 """Evaluations of an adapter's versions by a grader over a file of examples."""
 
 import time
-from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
 
 import anyio
+from openai import Omit, omit
+from openai.pagination import AsyncCursorPage, SyncCursorPage
 from typing_extensions import Unpack
 
 from weft.options import Extras, path
 from weft.resource import AsyncResource, SyncResource
 from weft.resources.events import Deadline
-from weft.stock import async_raw, cached_property, raw
-from weft.types.adapters import AdapterEvaluation
+from weft.types.evaluations import AdapterEvaluation, GraderParam
+
+if TYPE_CHECKING:
+    from weft.stock import AsyncPaginator
 
 EVALUATIONS = "/adapters/{}/evaluations"
 POLL_SECONDS = 1.0
@@ -20,16 +24,37 @@ ENDED = frozenset({"succeeded", "failed"})
 class Evaluations(SyncResource):
     """Each method takes the adapter's name."""
 
-    @cached_property
-    def with_raw_response(self) -> "EvaluationsWithRawResponse":
-        return EvaluationsWithRawResponse(self)
-
     def create(
-        self, adapter: str, *, version: int, file_id: str, grader: Mapping[str, object], **extras: Unpack[Extras]
+        self, adapter: str, *, version: int, file_id: str, grader: GraderParam, **extras: Unpack[Extras]
     ) -> AdapterEvaluation:
-        """Begins an evaluation. `grader` is one of OpenAI's shapes, or `loss` or `exact_match`."""
+        """Begins an evaluation. `grader` is one of OpenAI's shapes, or of type `loss` or `exact_match`.
+
+        >>> begun = client.adapters.evaluations.create(
+        ...     "support-bot", version=1, file_id=held_out_id, grader={"type": "loss"}
+        ... )
+        >>> found = client.adapters.evaluations.wait("support-bot", begun.id, timeout=60)
+        >>> found.status, found.score
+        ('succeeded', 0.5)
+        """
         body = {"version": version, "file_id": file_id, "grader": grader}
         return self._do("post", path(EVALUATIONS, adapter), AdapterEvaluation, extras, body)
+
+    def list(
+        self,
+        adapter: str,
+        *,
+        after: str | Omit = omit,
+        limit: int | Omit = omit,
+        order: Literal["asc", "desc"] | Omit = omit,
+        **extras: Unpack[Extras],
+    ) -> SyncCursorPage[AdapterEvaluation]:
+        """Newest first, with those that jobs asked for by `on_success`, whose `promotion` says what came of them.
+
+        >>> [evaluation.promotion for evaluation in client.adapters.evaluations.list("support-bot")]
+        []
+        """
+        query = {"after": after, "limit": limit, "order": order}
+        return self._pages(path(EVALUATIONS, adapter), AdapterEvaluation, extras, query)
 
     def retrieve(self, adapter: str, evaluation_id: str, **extras: Unpack[Extras]) -> AdapterEvaluation:
         return self._one(path(EVALUATIONS + "/{}", adapter, evaluation_id), AdapterEvaluation, extras)
@@ -47,15 +72,23 @@ class Evaluations(SyncResource):
 class AsyncEvaluations(AsyncResource):
     """As Evaluations; every method is awaited."""
 
-    @cached_property
-    def with_raw_response(self) -> "AsyncEvaluationsWithRawResponse":
-        return AsyncEvaluationsWithRawResponse(self)
-
     async def create(
-        self, adapter: str, *, version: int, file_id: str, grader: Mapping[str, object], **extras: Unpack[Extras]
+        self, adapter: str, *, version: int, file_id: str, grader: GraderParam, **extras: Unpack[Extras]
     ) -> AdapterEvaluation:
         body = {"version": version, "file_id": file_id, "grader": grader}
         return await self._do("post", path(EVALUATIONS, adapter), AdapterEvaluation, extras, body)
+
+    def list(
+        self,
+        adapter: str,
+        *,
+        after: str | Omit = omit,
+        limit: int | Omit = omit,
+        order: Literal["asc", "desc"] | Omit = omit,
+        **extras: Unpack[Extras],
+    ) -> "AsyncPaginator[AdapterEvaluation, AsyncCursorPage[AdapterEvaluation]]":
+        query = {"after": after, "limit": limit, "order": order}
+        return self._pages(path(EVALUATIONS, adapter), AdapterEvaluation, extras, query)
 
     async def retrieve(self, adapter: str, evaluation_id: str, **extras: Unpack[Extras]) -> AdapterEvaluation:
         return await self._one(path(EVALUATIONS + "/{}", adapter, evaluation_id), AdapterEvaluation, extras)
@@ -67,15 +100,3 @@ class AsyncEvaluations(AsyncResource):
             if found.status in ENDED:
                 return found
             await anyio.sleep(deadline.left(POLL_SECONDS))
-
-
-class EvaluationsWithRawResponse:
-    def __init__(self, evaluations: Evaluations) -> None:
-        self.create = raw(evaluations.create)
-        self.retrieve = raw(evaluations.retrieve)
-
-
-class AsyncEvaluationsWithRawResponse:
-    def __init__(self, evaluations: AsyncEvaluations) -> None:
-        self.create = async_raw(evaluations.create)
-        self.retrieve = async_raw(evaluations.retrieve)

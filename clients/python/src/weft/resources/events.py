@@ -6,7 +6,7 @@ to PATIENCE_SECONDS: it may be starting again. Where streams do not get through,
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from openai import APIStatusError, Timeout
@@ -71,10 +71,12 @@ class Deadline:
 class Following:
     """What has been told of a job so far, and how its service is best asked for more."""
 
-    def __init__(self, job_id: str, deadline: Deadline, tell: Callable[[JobEvent], object] | None) -> None:
-        self.job_id, self.deadline, self._tell = job_id, deadline, tell
+    def __init__(self, job_id: str, deadline: Deadline) -> None:
+        self.job_id, self.deadline = job_id, deadline
         self.polling = False
         """Streams do not get through, so the job is asked for again and again."""
+        self.done = False
+        """The stream has come to its proper end."""
         self._last_id: str | None = None
         self._seen: set[str] = set()
         self._silent = self._polls = 0
@@ -90,16 +92,16 @@ class Following:
         timeout = Timeout(60.0, connect=5.0, read=self._read)
         return {"params": {"stream": "true"}, "headers": headers, "timeout": timeout, "max_retries": 0}
 
-    def read(self, frames: Frames, piece: bytes) -> bool:
-        """Tells the events of a piece. True at the stream's proper end."""
+    def read(self, frames: Frames, piece: bytes) -> Iterator[JobEvent]:
+        """The new events of a piece of the stream."""
         self._lost_since = None
         for data in frames.feed(piece):
             if data == DONE:
-                return True
+                self.done = True
+                return
             self._silent = 0
-            self.told([JobEvent.construct(None, **json.loads(data))])
+            yield from self.new([JobEvent.construct(None, **json.loads(data))])
             self._last_id = frames.last_id
-        return False
 
     @property
     def stale(self) -> bool:
@@ -107,15 +109,15 @@ class Following:
         left = self.deadline.left(READ_SECONDS)
         return left < KEEP_ALIVE_SECONDS and self._read - left > 1
 
-    def told(self, events: Iterable[JobEvent]) -> None:
+    def new(self, events: Iterable[JobEvent]) -> Iterator[JobEvent]:
+        """Those that have not been told; by being given they are."""
         for event in events:
             if event.id not in self._seen:
                 self._seen.add(event.id)
-                if self._tell is not None:
-                    self._tell(event)
+                yield event
 
-    def unknown(self, event: JobEvent) -> bool:
-        return event.id not in self._seen
+    def known(self, event: JobEvent) -> bool:
+        return event.id in self._seen
 
     def is_stream(self, content_type: str) -> bool:
         self.polling = not content_type.startswith("text/event-stream")

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import anyio
 import anyio.to_thread
@@ -28,10 +28,9 @@ from weft.resources.uploading import (
     delay,
     worth_retrying,
 )
+from weft.responses import AsyncRawFiles, AsyncStreamedFiles, RawFiles, StreamedFiles
+from weft.stock import cached_property
 from weft.types.files import FileValidation
-
-if TYPE_CHECKING:
-    pass
 
 ExpiresAfter = file_create_params.ExpiresAfter
 UploadPurpose = Literal["fine-tune", "batch", "user_data", "assistants", "vision", "evals"]
@@ -40,6 +39,14 @@ MIME_TYPES = {".jsonl": "text/jsonl", ".json": "application/json"}
 
 class Files(OpenAIFiles):
     """As `openai`'s, and `upload` and `validation`."""
+
+    @cached_property
+    def with_raw_response(self) -> RawFiles:
+        return RawFiles(self)
+
+    @cached_property
+    def with_streaming_response(self) -> StreamedFiles:
+        return StreamedFiles(self)
 
     def upload(
         self,
@@ -109,7 +116,7 @@ class Files(OpenAIFiles):
                     raise
             done = uploads.complete(upload.id, part_ids=ids, md5=md5)
         except BaseException:
-            _quietly(lambda: uploads.cancel(upload.id))
+            quietly(lambda: uploads.cancel(upload.id))
             raise
         assert done.file is not None
         return done.file
@@ -141,6 +148,14 @@ class Files(OpenAIFiles):
 
 class AsyncFiles(OpenAIAsyncFiles):
     """As Files; every method is awaited."""
+
+    @cached_property
+    def with_raw_response(self) -> AsyncRawFiles:
+        return AsyncRawFiles(self)
+
+    @cached_property
+    def with_streaming_response(self) -> AsyncStreamedFiles:
+        return AsyncStreamedFiles(self)
 
     async def upload(
         self,
@@ -245,8 +260,8 @@ def _purpose(purpose: UploadPurpose) -> FilePurpose:
     return purpose
 
 
-def _quietly(act: Callable[[], object]) -> None:
-    """The service ends an upload by itself within the hour; the caller is told why it failed, not of this."""
+def quietly(act: Callable[[], object]) -> None:
+    """For what the service does by itself later; the caller is told why the whole failed, not of this."""
     try:
         act()
     except APIError:

@@ -1,7 +1,6 @@
 """`client.fine_tuning`: the `openai` package's resources, with estimates and imports of OpenAI's jobs."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from openai import Omit, omit
 from openai.resources.fine_tuning import AsyncFineTuning as OpenAIAsyncFineTuning
@@ -11,19 +10,12 @@ from typing_extensions import Unpack
 from weft.options import Extras
 from weft.resource import AsyncResource, SyncResource
 from weft.resources.jobs import AsyncJobs, Jobs, split
-from weft.stock import async_raw, cached_property, raw
+from weft.stock import cached_property
 from weft.types.jobs import Estimate, JobImport, JobRequest
-
-if TYPE_CHECKING:
-    pass
 
 
 class Estimates(SyncResource):
     """What jobs would take."""
-
-    @cached_property
-    def with_raw_response(self) -> "EstimatesWithRawResponse":
-        return EstimatesWithRawResponse(self)
 
     def create(self, **request: Unpack[JobRequest]) -> Estimate:
         """What a job would take. Everything that creating checks is checked, and no job is made.
@@ -41,10 +33,6 @@ class Estimates(SyncResource):
 class AsyncEstimates(AsyncResource):
     """As Estimates; every method is awaited."""
 
-    @cached_property
-    def with_raw_response(self) -> "AsyncEstimatesWithRawResponse":
-        return AsyncEstimatesWithRawResponse(self)
-
     async def create(self, **request: Unpack[JobRequest]) -> Estimate:
         body, extras = split(request)
         return await self._do("post", "/fine_tuning/estimates", Estimate, extras, body)
@@ -52,10 +40,6 @@ class AsyncEstimates(AsyncResource):
 
 class JobImports(SyncResource):
     """Jobs made like those that ran at OpenAI."""
-
-    @cached_property
-    def with_raw_response(self) -> "JobImportsWithRawResponse":
-        return JobImportsWithRawResponse(self)
 
     def create(
         self,
@@ -79,10 +63,6 @@ class JobImports(SyncResource):
 
 class AsyncJobImports(AsyncResource):
     """As JobImports; every method is awaited."""
-
-    @cached_property
-    def with_raw_response(self) -> "AsyncJobImportsWithRawResponse":
-        return AsyncJobImportsWithRawResponse(self)
 
     async def create(
         self,
@@ -127,23 +107,3 @@ class AsyncFineTuning(OpenAIAsyncFineTuning):
     @cached_property
     def imports(self) -> AsyncJobImports:
         return AsyncJobImports(self._client)
-
-
-class EstimatesWithRawResponse:
-    def __init__(self, estimates: Estimates) -> None:
-        self.create = raw(estimates.create)
-
-
-class AsyncEstimatesWithRawResponse:
-    def __init__(self, estimates: AsyncEstimates) -> None:
-        self.create = async_raw(estimates.create)
-
-
-class JobImportsWithRawResponse:
-    def __init__(self, imports: JobImports) -> None:
-        self.create = raw(imports.create)
-
-
-class AsyncJobImportsWithRawResponse:
-    def __init__(self, imports: AsyncJobImports) -> None:
-        self.create = async_raw(imports.create)

@@ -9,7 +9,6 @@ from typing_extensions import Unpack
 
 from weft.options import Extras, path
 from weft.resource import AsyncResource, SyncResource
-from weft.stock import async_raw, cached_property, raw
 from weft.types.organization import Key, KeyDeleted, NewKey
 
 if TYPE_CHECKING:
@@ -23,10 +22,6 @@ class Keys(SyncResource):
     """Needs an administrator's key."""
 
     _administrative = True
-
-    @cached_property
-    def with_raw_response(self) -> "KeysWithRawResponse":
-        return KeysWithRawResponse(self)
 
     def create(
         self,
@@ -91,10 +86,6 @@ class AsyncKeys(AsyncResource):
 
     _administrative = True
 
-    @cached_property
-    def with_raw_response(self) -> "AsyncKeysWithRawResponse":
-        return AsyncKeysWithRawResponse(self)
-
     async def create(
         self,
         *,
@@ -136,23 +127,3 @@ class AsyncKeys(AsyncResource):
 
     async def delete(self, key_id: str, *, project_id: str, **extras: Unpack[Extras]) -> KeyDeleted:
         return await self._do("delete", path(KEY, project_id, key_id), KeyDeleted, extras)
-
-
-class KeysWithRawResponse:
-    def __init__(self, keys: Keys) -> None:
-        self.create = raw(keys.create)
-        self.list = raw(keys.list)
-        self.retrieve = raw(keys.retrieve)
-        self.update = raw(keys.update)
-        self.rotate = raw(keys.rotate)
-        self.delete = raw(keys.delete)
-
-
-class AsyncKeysWithRawResponse:
-    def __init__(self, keys: AsyncKeys) -> None:
-        self.create = async_raw(keys.create)
-        self.list = async_raw(keys.list)
-        self.retrieve = async_raw(keys.retrieve)
-        self.update = async_raw(keys.update)
-        self.rotate = async_raw(keys.rotate)
-        self.delete = async_raw(keys.delete)

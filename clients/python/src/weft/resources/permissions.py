@@ -1,7 +1,7 @@
 """Which other projects may use an adapter, for administrators."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from openai import Omit, omit
 from openai.pagination import AsyncCursorPage, SyncCursorPage
@@ -9,7 +9,6 @@ from typing_extensions import Unpack
 
 from weft.options import Extras, path
 from weft.resource import AsyncResource, SyncResource
-from weft.stock import async_raw, cached_property, raw
 from weft.types.adapters import AdapterPermission, PermissionDeleted
 
 if TYPE_CHECKING:
@@ -22,10 +21,6 @@ class Permissions(SyncResource):
     """Needs an administrator's key. Each method takes the adapter's id, or its name where only one project has it."""
 
     _administrative = True
-
-    @cached_property
-    def with_raw_response(self) -> "PermissionsWithRawResponse":
-        return PermissionsWithRawResponse(self)
 
     def create(
         self, adapter: str, *, project_ids: Sequence[str], **extras: Unpack[Extras]
@@ -48,11 +43,17 @@ class Permissions(SyncResource):
         )
 
     def list(
-        self, adapter: str, *, after: str | Omit = omit, limit: int | Omit = omit, **extras: Unpack[Extras]
+        self,
+        adapter: str,
+        *,
+        after: str | Omit = omit,
+        limit: int | Omit = omit,
+        order: Literal["asc", "desc"] | Omit = omit,
+        **extras: Unpack[Extras],
     ) -> SyncCursorPage[AdapterPermission]:
         """Newest first."""
         where = path(PERMISSIONS, adapter)
-        return self._pages(where, AdapterPermission, extras, {"after": after, "limit": limit})
+        return self._pages(where, AdapterPermission, extras, {"after": after, "limit": limit, "order": order})
 
     def delete(self, permission_id: str, *, adapter: str, **extras: Unpack[Extras]) -> PermissionDeleted:
         """Takes a permission back; requests in flight may finish."""
@@ -64,10 +65,6 @@ class AsyncPermissions(AsyncResource):
     """As Permissions; every method is awaited."""
 
     _administrative = True
-
-    @cached_property
-    def with_raw_response(self) -> "AsyncPermissionsWithRawResponse":
-        return AsyncPermissionsWithRawResponse(self)
 
     def create(
         self, adapter: str, *, project_ids: Sequence[str], **extras: Unpack[Extras]
@@ -82,25 +79,17 @@ class AsyncPermissions(AsyncResource):
         )
 
     def list(
-        self, adapter: str, *, after: str | Omit = omit, limit: int | Omit = omit, **extras: Unpack[Extras]
+        self,
+        adapter: str,
+        *,
+        after: str | Omit = omit,
+        limit: int | Omit = omit,
+        order: Literal["asc", "desc"] | Omit = omit,
+        **extras: Unpack[Extras],
     ) -> "AsyncPaginator[AdapterPermission, AsyncCursorPage[AdapterPermission]]":
         where = path(PERMISSIONS, adapter)
-        return self._pages(where, AdapterPermission, extras, {"after": after, "limit": limit})
+        return self._pages(where, AdapterPermission, extras, {"after": after, "limit": limit, "order": order})
 
     async def delete(self, permission_id: str, *, adapter: str, **extras: Unpack[Extras]) -> PermissionDeleted:
         where = path(PERMISSIONS + "/{}", adapter, permission_id)
         return await self._do("delete", where, PermissionDeleted, extras)
-
-
-class PermissionsWithRawResponse:
-    def __init__(self, permissions: Permissions) -> None:
-        self.create = raw(permissions.create)
-        self.list = raw(permissions.list)
-        self.delete = raw(permissions.delete)
-
-
-class AsyncPermissionsWithRawResponse:
-    def __init__(self, permissions: AsyncPermissions) -> None:
-        self.create = async_raw(permissions.create)
-        self.list = async_raw(permissions.list)
-        self.delete = async_raw(permissions.delete)

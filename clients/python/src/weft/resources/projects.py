@@ -8,7 +8,7 @@ from typing_extensions import Unpack
 
 from weft.options import Extras, path
 from weft.resource import AsyncResource, SyncResource
-from weft.stock import async_raw, cached_property, raw
+from weft.stock import cached_property
 from weft.types.organization import Project, RateLimit
 
 if TYPE_CHECKING:
@@ -23,10 +23,6 @@ class RateLimits(SyncResource):
     """A project's limits, one object for each model or for all of them."""
 
     _administrative = True
-
-    @cached_property
-    def with_raw_response(self) -> "RateLimitsWithRawResponse":
-        return RateLimitsWithRawResponse(self)
 
     def list(self, *, project_id: str, **extras: Unpack[Extras]) -> SyncCursorPage[RateLimit]:
         return self._pages(path(LIMITS, project_id), RateLimit, extras)
@@ -65,10 +61,6 @@ class AsyncRateLimits(AsyncResource):
 
     _administrative = True
 
-    @cached_property
-    def with_raw_response(self) -> "AsyncRateLimitsWithRawResponse":
-        return AsyncRateLimitsWithRawResponse(self)
-
     def list(
         self, *, project_id: str, **extras: Unpack[Extras]
     ) -> "AsyncPaginator[RateLimit, AsyncCursorPage[RateLimit]]":
@@ -104,10 +96,6 @@ class Projects(SyncResource):
     @cached_property
     def rate_limits(self) -> RateLimits:
         return RateLimits(self._client)
-
-    @cached_property
-    def with_raw_response(self) -> "ProjectsWithRawResponse":
-        return ProjectsWithRawResponse(self)
 
     def create(self, *, name: str, **extras: Unpack[Extras]) -> Project:
         """Makes a project: a tenant, with files, jobs, adapters and keys of its own.
@@ -150,10 +138,6 @@ class AsyncProjects(AsyncResource):
     def rate_limits(self) -> AsyncRateLimits:
         return AsyncRateLimits(self._client)
 
-    @cached_property
-    def with_raw_response(self) -> "AsyncProjectsWithRawResponse":
-        return AsyncProjectsWithRawResponse(self)
-
     async def create(self, *, name: str, **extras: Unpack[Extras]) -> Project:
         return await self._do("post", PROJECTS, Project, extras, {"name": name})
 
@@ -177,33 +161,3 @@ class AsyncProjects(AsyncResource):
 
     async def archive(self, project_id: str, **extras: Unpack[Extras]) -> Project:
         return await self._do("post", path(PROJECT + "/archive", project_id), Project, extras)
-
-
-class RateLimitsWithRawResponse:
-    def __init__(self, limits: RateLimits) -> None:
-        self.list = raw(limits.list)
-        self.update = raw(limits.update)
-
-
-class AsyncRateLimitsWithRawResponse:
-    def __init__(self, limits: AsyncRateLimits) -> None:
-        self.list = async_raw(limits.list)
-        self.update = async_raw(limits.update)
-
-
-class ProjectsWithRawResponse:
-    def __init__(self, projects: Projects) -> None:
-        self.create = raw(projects.create)
-        self.list = raw(projects.list)
-        self.retrieve = raw(projects.retrieve)
-        self.update = raw(projects.update)
-        self.archive = raw(projects.archive)
-
-
-class AsyncProjectsWithRawResponse:
-    def __init__(self, projects: AsyncProjects) -> None:
-        self.create = async_raw(projects.create)
-        self.list = async_raw(projects.list)
-        self.retrieve = async_raw(projects.retrieve)
-        self.update = async_raw(projects.update)
-        self.archive = async_raw(projects.archive)

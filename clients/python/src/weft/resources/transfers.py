@@ -17,8 +17,7 @@ from weft.resource import AsyncResource, SyncResource
 from weft.resources.downloading import NewFile, NewFolder, announced
 from weft.resources.events import Deadline
 from weft.resources.uploading import Meter, OnProgress
-from weft.stock import async_raw, cached_property, raw
-from weft.types.adapters import AdapterExport, AdapterImport, ExportedFile
+from weft.types.transfers import AdapterExport, AdapterImport, ExportedFile
 
 if TYPE_CHECKING:
     from weft.stock import AsyncPaginator
@@ -51,10 +50,6 @@ def _bytes(files: list[ExportedFile]) -> int:
 class Imports(SyncResource):
     """Adapters that were trained elsewhere, made versions of a registered adapter. See also `adapters.push`."""
 
-    @cached_property
-    def with_raw_response(self) -> "ImportsWithRawResponse":
-        return ImportsWithRawResponse(self)
-
     def create(
         self,
         *,
@@ -64,15 +59,29 @@ class Imports(SyncResource):
         base_model: str | Omit = omit,
         **extras: Unpack[Extras],
     ) -> AdapterImport:
-        """Begins an import of uploaded files, by name and file id, or of `source`, an S3 address."""
+        """Begins an import of uploaded files, by name and file id, or of `source`, an S3 address.
+
+        >>> files = {
+        ...     name: client.files.upload(f"trained-elsewhere/{name}", "user_data").id
+        ...     for name in ("adapter_config.json", "adapter_model.safetensors")
+        ... }
+        >>> begun = client.adapters.imports.create(adapter="imported-bot", files=files)
+        >>> client.adapters.imports.wait(begun.id, timeout=60).model
+        'imported-bot@v1'
+        """
         body = {"adapter": adapter, "files": files, "source": source, "base_model": base_model}
         return self._do("post", IMPORTS, AdapterImport, extras, body)
 
     def list(
-        self, *, after: str | Omit = omit, limit: int | Omit = omit, **extras: Unpack[Extras]
+        self,
+        *,
+        after: str | Omit = omit,
+        limit: int | Omit = omit,
+        order: Literal["asc", "desc"] | Omit = omit,
+        **extras: Unpack[Extras],
     ) -> SyncCursorPage[AdapterImport]:
         """Newest first."""
-        return self._pages(IMPORTS, AdapterImport, extras, {"after": after, "limit": limit})
+        return self._pages(IMPORTS, AdapterImport, extras, {"after": after, "limit": limit, "order": order})
 
     def retrieve(self, import_id: str, **extras: Unpack[Extras]) -> AdapterImport:
         return self._one(path(IMPORTS + "/{}", import_id), AdapterImport, extras)
@@ -88,10 +97,6 @@ class Imports(SyncResource):
 class AsyncImports(AsyncResource):
     """As Imports; every method is awaited."""
 
-    @cached_property
-    def with_raw_response(self) -> "AsyncImportsWithRawResponse":
-        return AsyncImportsWithRawResponse(self)
-
     async def create(
         self,
         *,
@@ -105,9 +110,14 @@ class AsyncImports(AsyncResource):
         return await self._do("post", IMPORTS, AdapterImport, extras, body)
 
     def list(
-        self, *, after: str | Omit = omit, limit: int | Omit = omit, **extras: Unpack[Extras]
+        self,
+        *,
+        after: str | Omit = omit,
+        limit: int | Omit = omit,
+        order: Literal["asc", "desc"] | Omit = omit,
+        **extras: Unpack[Extras],
     ) -> "AsyncPaginator[AdapterImport, AsyncCursorPage[AdapterImport]]":
-        return self._pages(IMPORTS, AdapterImport, extras, {"after": after, "limit": limit})
+        return self._pages(IMPORTS, AdapterImport, extras, {"after": after, "limit": limit, "order": order})
 
     async def retrieve(self, import_id: str, **extras: Unpack[Extras]) -> AdapterImport:
         return await self._one(path(IMPORTS + "/{}", import_id), AdapterImport, extras)
@@ -123,12 +133,14 @@ class AsyncImports(AsyncResource):
 class Exports(SyncResource):
     """Versions taken along. See also `adapters.pull`."""
 
-    @cached_property
-    def with_raw_response(self) -> "ExportsWithRawResponse":
-        return ExportsWithRawResponse(self)
-
     def create(self, adapter: str, version: int, *, format: Format = "peft", **extras: Unpack[Extras]) -> AdapterExport:
-        """Begins an export; one as `peft` is ready at once, one as `merged` weights is made by a worker."""
+        """Begins an export; one as `peft` is ready at once, one as `merged` weights is made by a worker.
+
+        >>> exported = client.adapters.exports.create("support-bot", 1)
+        >>> exported = client.adapters.exports.wait(exported.id, timeout=60)
+        >>> [path.name for path in client.adapters.exports.download(exported, "taken")]
+        ['adapter_config.json', 'adapter_model.safetensors']
+        """
         return self._do("post", path(EXPORTS, adapter, version), AdapterExport, extras, {"format": format})
 
     def retrieve(self, export_id: str, **extras: Unpack[Extras]) -> AdapterExport:
@@ -163,10 +175,6 @@ class Exports(SyncResource):
 class AsyncExports(AsyncResource):
     """As Exports; every method is awaited."""
 
-    @cached_property
-    def with_raw_response(self) -> "AsyncExportsWithRawResponse":
-        return AsyncExportsWithRawResponse(self)
-
     async def create(
         self, adapter: str, version: int, *, format: Format = "peft", **extras: Unpack[Extras]
     ) -> AdapterExport:
@@ -199,29 +207,3 @@ class AsyncExports(AsyncResource):
             with NewFile(folder / file.path, file, meter) as target:
                 async for piece in stream.response.aiter_bytes():
                     target.write(piece)
-
-
-class ImportsWithRawResponse:
-    def __init__(self, imports: Imports) -> None:
-        self.create = raw(imports.create)
-        self.list = raw(imports.list)
-        self.retrieve = raw(imports.retrieve)
-
-
-class AsyncImportsWithRawResponse:
-    def __init__(self, imports: AsyncImports) -> None:
-        self.create = async_raw(imports.create)
-        self.list = async_raw(imports.list)
-        self.retrieve = async_raw(imports.retrieve)
-
-
-class ExportsWithRawResponse:
-    def __init__(self, exports: Exports) -> None:
-        self.create = raw(exports.create)
-        self.retrieve = raw(exports.retrieve)
-
-
-class AsyncExportsWithRawResponse:
-    def __init__(self, exports: AsyncExports) -> None:
-        self.create = async_raw(exports.create)
-        self.retrieve = async_raw(exports.retrieve)

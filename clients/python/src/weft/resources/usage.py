@@ -8,7 +8,7 @@ from typing_extensions import Unpack, override
 
 from weft.options import EXTRAS, Extras
 from weft.resource import AsyncResource, SyncResource
-from weft.stock import PageInfo, async_raw, cached_property, raw
+from weft.stock import PageInfo
 from weft.types.organization import CompletionsUsage, Cost, FineTuningUsage, StorageUsage, UsageBucket
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class Span(Extras, total=False):
     bucket_width: Literal["1m", "1h", "1d"]
     limit: int
     """Buckets on each page."""
+    page: str
+    """Where to go on: `next_page` of an earlier report."""
     project_ids: Sequence[str]
 
 
@@ -74,10 +76,6 @@ class Usage(SyncResource):
     """Needs an administrator's key."""
 
     _administrative = True
-
-    @cached_property
-    def with_raw_response(self) -> "UsageWithRawResponse":
-        return UsageWithRawResponse(self)
 
     def completions(self, **query: Unpack[UsageQuery]) -> SyncReport[UsageBucket[CompletionsUsage]]:
         """Tokens and requests of completions.
@@ -111,10 +109,6 @@ class AsyncUsage(AsyncResource):
 
     _administrative = True
 
-    @cached_property
-    def with_raw_response(self) -> "AsyncUsageWithRawResponse":
-        return AsyncUsageWithRawResponse(self)
-
     def completions(
         self, **query: Unpack[UsageQuery]
     ) -> "AsyncPaginator[UsageBucket[CompletionsUsage], AsyncReport[UsageBucket[CompletionsUsage]]]":
@@ -139,19 +133,3 @@ class AsyncUsage(AsyncResource):
         bucket = UsageBucket[result]
         options = self._options(parts["extras"], parts["query"])
         return self._client.get_api_list(where, model=bucket, page=AsyncReport[bucket], options=options)
-
-
-class UsageWithRawResponse:
-    def __init__(self, usage: Usage) -> None:
-        self.completions = raw(usage.completions)
-        self.fine_tuning = raw(usage.fine_tuning)
-        self.storage = raw(usage.storage)
-        self.costs = raw(usage.costs)
-
-
-class AsyncUsageWithRawResponse:
-    def __init__(self, usage: AsyncUsage) -> None:
-        self.completions = async_raw(usage.completions)
-        self.fine_tuning = async_raw(usage.fine_tuning)
-        self.storage = async_raw(usage.storage)
-        self.costs = async_raw(usage.costs)

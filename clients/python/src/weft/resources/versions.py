@@ -8,7 +8,6 @@ from typing_extensions import Unpack
 
 from weft.options import Extras, path
 from weft.resource import AsyncResource, SyncResource
-from weft.stock import async_raw, cached_property, raw
 from weft.types.adapters import AdapterVersion, Provenance, SourceParam, VersionDeleted
 
 if TYPE_CHECKING:
@@ -20,10 +19,6 @@ VERSION = VERSIONS + "/{}"
 
 class Versions(SyncResource):
     """Each method takes the adapter's name and, where it is about one, the version's number."""
-
-    @cached_property
-    def with_raw_response(self) -> "VersionsWithRawResponse":
-        return VersionsWithRawResponse(self)
 
     def create(self, adapter: str, *, source: SourceParam, **extras: Unpack[Extras]) -> AdapterVersion:
         """The next version, of a finished job's model, of a checkpoint's, or of a model by any of its names.
@@ -70,10 +65,6 @@ class Versions(SyncResource):
 class AsyncVersions(AsyncResource):
     """As Versions; every method is awaited."""
 
-    @cached_property
-    def with_raw_response(self) -> "AsyncVersionsWithRawResponse":
-        return AsyncVersionsWithRawResponse(self)
-
     async def create(self, adapter: str, *, source: SourceParam, **extras: Unpack[Extras]) -> AdapterVersion:
         return await self._do("post", path(VERSIONS, adapter), AdapterVersion, extras, {"source": source})
 
@@ -97,21 +88,3 @@ class AsyncVersions(AsyncResource):
 
     async def provenance(self, adapter: str, version: int, **extras: Unpack[Extras]) -> Provenance:
         return await self._one(path(VERSION + "/provenance", adapter, version), Provenance, extras)
-
-
-class VersionsWithRawResponse:
-    def __init__(self, versions: Versions) -> None:
-        self.create = raw(versions.create)
-        self.list = raw(versions.list)
-        self.retrieve = raw(versions.retrieve)
-        self.delete = raw(versions.delete)
-        self.provenance = raw(versions.provenance)
-
-
-class AsyncVersionsWithRawResponse:
-    def __init__(self, versions: AsyncVersions) -> None:
-        self.create = async_raw(versions.create)
-        self.list = async_raw(versions.list)
-        self.retrieve = async_raw(versions.retrieve)
-        self.delete = async_raw(versions.delete)
-        self.provenance = async_raw(versions.provenance)

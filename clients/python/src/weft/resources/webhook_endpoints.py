@@ -1,7 +1,7 @@
 """Webhook endpoints and their deliveries. What they receive is checked and read by `client.webhooks.unwrap`."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from openai import BaseModel, Omit, omit
 from openai.pagination import AsyncCursorPage, SyncCursorPage
@@ -9,7 +9,7 @@ from typing_extensions import Unpack
 
 from weft.options import Extras, path
 from weft.resource import AsyncResource, SyncResource
-from weft.stock import async_raw, cached_property, raw
+from weft.stock import cached_property
 from weft.types.webhooks import (
     NewWebhookEndpoint,
     WebhookDelivery,
@@ -22,16 +22,23 @@ if TYPE_CHECKING:
     from weft.stock import AsyncPaginator
 
 
+EVENT_TYPES = "/webhook_event_types"
+
+
 class EventTypes(BaseModel):
     data: list[str]
 
 
+def _names(found: EventTypes) -> tuple[str, ...]:
+    return tuple(found.data)
+
+
+NAMED = {"post_parser": _names}
+"""As an option of the request, so that a raw response's `parse()` gives the same."""
+
+
 class Deliveries(SyncResource):
     """What was sent to an endpoint in the last 30 days or is still to be."""
-
-    @cached_property
-    def with_raw_response(self) -> "DeliveriesWithRawResponse":
-        return DeliveriesWithRawResponse(self)
 
     def list(
         self, webhook_endpoint_id: str, *, after: str | Omit = omit, limit: int | Omit = omit, **extras: Unpack[Extras]
@@ -53,10 +60,6 @@ class Deliveries(SyncResource):
 class AsyncDeliveries(AsyncResource):
     """As Deliveries; every method is awaited."""
 
-    @cached_property
-    def with_raw_response(self) -> "AsyncDeliveriesWithRawResponse":
-        return AsyncDeliveriesWithRawResponse(self)
-
     def list(
         self, webhook_endpoint_id: str, *, after: str | Omit = omit, limit: int | Omit = omit, **extras: Unpack[Extras]
     ) -> "AsyncPaginator[WebhookDelivery, AsyncCursorPage[WebhookDelivery]]":
@@ -76,10 +79,6 @@ class WebhookEndpoints(SyncResource):
     @cached_property
     def deliveries(self) -> Deliveries:
         return Deliveries(self._client)
-
-    @cached_property
-    def with_raw_response(self) -> "WebhookEndpointsWithRawResponse":
-        return WebhookEndpointsWithRawResponse(self)
 
     def create(
         self, *, name: str, url: str, event_types: Sequence[str], **extras: Unpack[Extras]
@@ -149,7 +148,8 @@ class WebhookEndpoints(SyncResource):
         >>> "fine_tuning.job.succeeded" in client.webhook_endpoints.event_types()
         True
         """
-        return tuple(self._one("/webhook_event_types", EventTypes, extras).data)
+        options = cast(Any, self._options(extras) | NAMED)
+        return cast(Any, self._client.get(EVENT_TYPES, cast_to=EventTypes, options=options))
 
 
 class AsyncWebhookEndpoints(AsyncResource):
@@ -158,10 +158,6 @@ class AsyncWebhookEndpoints(AsyncResource):
     @cached_property
     def deliveries(self) -> AsyncDeliveries:
         return AsyncDeliveries(self._client)
-
-    @cached_property
-    def with_raw_response(self) -> "AsyncWebhookEndpointsWithRawResponse":
-        return AsyncWebhookEndpointsWithRawResponse(self)
 
     async def create(
         self, *, name: str, url: str, event_types: Sequence[str], **extras: Unpack[Extras]
@@ -211,38 +207,5 @@ class AsyncWebhookEndpoints(AsyncResource):
         return await self._do("post", where, WebhookTest, extras, {"event_type": event_type})
 
     async def event_types(self, **extras: Unpack[Extras]) -> tuple[str, ...]:
-        return tuple((await self._one("/webhook_event_types", EventTypes, extras)).data)
-
-
-class DeliveriesWithRawResponse:
-    def __init__(self, deliveries: Deliveries) -> None:
-        self.list = raw(deliveries.list)
-        self.redeliver = raw(deliveries.redeliver)
-
-
-class AsyncDeliveriesWithRawResponse:
-    def __init__(self, deliveries: AsyncDeliveries) -> None:
-        self.list = async_raw(deliveries.list)
-        self.redeliver = async_raw(deliveries.redeliver)
-
-
-class WebhookEndpointsWithRawResponse:
-    def __init__(self, endpoints: WebhookEndpoints) -> None:
-        self.create = raw(endpoints.create)
-        self.list = raw(endpoints.list)
-        self.retrieve = raw(endpoints.retrieve)
-        self.update = raw(endpoints.update)
-        self.delete = raw(endpoints.delete)
-        self.rotate_secret = raw(endpoints.rotate_secret)
-        self.test = raw(endpoints.test)
-
-
-class AsyncWebhookEndpointsWithRawResponse:
-    def __init__(self, endpoints: AsyncWebhookEndpoints) -> None:
-        self.create = async_raw(endpoints.create)
-        self.list = async_raw(endpoints.list)
-        self.retrieve = async_raw(endpoints.retrieve)
-        self.update = async_raw(endpoints.update)
-        self.delete = async_raw(endpoints.delete)
-        self.rotate_secret = async_raw(endpoints.rotate_secret)
-        self.test = async_raw(endpoints.test)
+        options = cast(Any, self._options(extras) | NAMED)
+        return cast(Any, await self._client.get(EVENT_TYPES, cast_to=EventTypes, options=options))

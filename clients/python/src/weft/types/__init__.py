@@ -5,20 +5,28 @@ from weft.types.adapters import (
     AdapterAlias,
     AdapterChange,
     AdapterDeleted,
-    AdapterEvaluation,
-    AdapterExport,
-    AdapterImport,
     AdapterPermission,
     AdapterResidency,
     AdapterVersion,
     AliasDeleted,
-    ExportedFile,
+    AutomaticRollback,
     PermissionDeleted,
     Provenance,
     VersionDeleted,
 )
+from weft.types.evaluations import AdapterEvaluation, EvaluationResults, Promotion
 from weft.types.files import DatasetReport, FileProblem, FileValidation
-from weft.types.jobs import Estimate, FineTuningJob, Hyperparameters, JobEvent, JobImport, Method, OnSuccess
+from weft.types.jobs import (
+    Estimate,
+    FineTuningJob,
+    Hyperparameters,
+    JobCheckpoint,
+    JobEvent,
+    JobImport,
+    Method,
+    OnSuccess,
+    ResolvedHyperparameters,
+)
 from weft.types.organization import (
     CompletionsUsage,
     Cost,
@@ -31,6 +39,7 @@ from weft.types.organization import (
     StorageUsage,
     UsageBucket,
 )
+from weft.types.transfers import AdapterExport, AdapterImport, ExportedFile
 from weft.types.webhooks import (
     NewWebhookEndpoint,
     WebhookDelivery,
@@ -51,16 +60,19 @@ __all__ = [
     "AdapterResidency",
     "AdapterVersion",
     "AliasDeleted",
+    "AutomaticRollback",
     "CompletionsUsage",
     "Cost",
     "DatasetReport",
     "Estimate",
+    "EvaluationResults",
     "ExportedFile",
     "FileProblem",
     "FileValidation",
     "FineTuningJob",
     "FineTuningUsage",
     "Hyperparameters",
+    "JobCheckpoint",
     "JobEvent",
     "JobImport",
     "Key",
@@ -71,8 +83,10 @@ __all__ = [
     "OnSuccess",
     "PermissionDeleted",
     "Project",
+    "Promotion",
     "Provenance",
     "RateLimit",
+    "ResolvedHyperparameters",
     "StorageUsage",
     "UsageBucket",
     "VersionDeleted",

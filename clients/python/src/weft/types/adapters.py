@@ -1,8 +1,9 @@
-"""Registered adapters: their versions, aliases, history, permissions and evaluations."""
+"""Registered adapters: their versions, aliases, history and permissions."""
 
 from typing import Any, Literal, Required, TypedDict
 
 from openai import BaseModel
+from pydantic import Field
 
 
 class Adapter(BaseModel):
@@ -57,6 +58,14 @@ class Shadow(BaseModel):
     fraction: float
 
 
+class AutomaticRollback(BaseModel):
+    """Back to the version before, once more than `max_error_rate` of at least `min_requests` requests have failed."""
+
+    max_error_rate: float
+    min_requests: int
+    window_seconds: int
+
+
 class AdapterAlias(BaseModel):
     """Points at a version; may split traffic over several and may copy some of it to another."""
 
@@ -68,6 +77,7 @@ class AdapterAlias(BaseModel):
     version: int
     traffic: list[Share] | None = None
     shadow: Shadow | None = None
+    automatic_rollback: AutomaticRollback | None = None
     revision: int
     """Grows with every change; give it as `if_revision` to change only what you have seen."""
     updated_at: int
@@ -81,7 +91,7 @@ class AdapterChange(BaseModel):
     adapter: str
     alias: str
     revision: int
-    action: Literal["promote", "rollback", "traffic", "shadow", "delete", "automatic_rollback"] | str
+    action: Literal["promote", "rollback", "automatic_rollback", "traffic", "shadow", "update", "delete"] | str
     from_version: int | None = None
     to_version: int | None = None
     traffic: list[Share] | None = None
@@ -136,34 +146,31 @@ class JobProvenance(BaseModel):
     start_sha256: str | None = None
 
 
+class StoredFile(BaseModel):
+    """One of the files that a version consists of."""
+
+    path: str
+    sha256: str
+    size: int
+
+
 class Provenance(BaseModel):
-    """Everything that a version was made of. `job` is None for an imported one."""
+    """Everything that a version was made of. `job` is None for an imported one, `imported` for any other."""
 
     object: Literal["adapter.provenance"] = "adapter.provenance"
     adapter: str
     version: int
     sha256: str
+    files: list[StoredFile] = []
     source: VersionSource
     base_model: str
     base_fingerprint: str
     chat_template_sha256: str | None = None
     job: JobProvenance | None = None
+    imported: dict[str, Any] | None = Field(default=None, alias="import")
     training_file: DataFile | None = None
     validation_file: DataFile | None = None
     evaluation: dict[str, Any] | None = None
-
-
-class AdapterEvaluation(BaseModel):
-    id: str
-    object: Literal["adapter.evaluation"] = "adapter.evaluation"
-    adapter: str | None = None
-    version: int | None = None
-    status: Literal["queued", "running", "succeeded", "failed"] | str
-    score: float | None = None
-    results: Any = None
-    error: "TransferError | None" = None
-    created_at: int | None = None
-    finished_at: int | None = None
 
 
 class AdapterDeleted(BaseModel):
@@ -198,49 +205,6 @@ class PermissionDeleted(BaseModel):
     deleted: bool
 
 
-class TransferError(BaseModel):
-    code: str | None = None
-    message: str
-
-
-class AdapterImport(BaseModel):
-    """An adapter on its way in. `version` is set when it has succeeded, and `changes` what was done to its files."""
-
-    id: str
-    object: Literal["adapter.import"] = "adapter.import"
-    status: Literal["queued", "running", "succeeded", "failed"] | str
-    adapter: str
-    base_model: str
-    version: int | None = None
-    model: str | None = None
-    changes: list[str] = []
-    error: TransferError | None = None
-    created_at: int
-    finished_at: int | None = None
-
-
-class ExportedFile(BaseModel):
-    path: str
-    bytes: int
-    sha256: str
-
-
-class AdapterExport(BaseModel):
-    """An adapter on its way out. `files` are there when it has succeeded, until `expires_at`."""
-
-    id: str
-    object: Literal["adapter.export"] = "adapter.export"
-    status: Literal["queued", "running", "succeeded", "failed", "expired"] | str
-    adapter: str
-    version: int
-    format: Literal["peft", "merged"] | str
-    files: list[ExportedFile] = []
-    error: TransferError | None = None
-    created_at: int
-    finished_at: int | None = None
-    expires_at: int | None = None
-
-
 class SourceParam(TypedDict, total=False):
     """Where a version comes from: a job, a checkpoint of one, or a fine-tuned model."""
 
@@ -260,4 +224,7 @@ class ShadowParam(TypedDict):
     fraction: float
 
 
-AdapterEvaluation.model_rebuild()
+class AutomaticRollbackParam(TypedDict, total=False):
+    max_error_rate: Required[float]
+    min_requests: int
+    window_seconds: int

@@ -6,17 +6,73 @@ from typing import Any, Literal, Required, TypedDict
 from openai import BaseModel, Omit
 from openai.types.fine_tuning import FineTuningJob as OpenAIJob
 from openai.types.fine_tuning import FineTuningJobEvent, job_create_params
+from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+from openai.types.fine_tuning.jobs.fine_tuning_job_checkpoint import Metrics
 
 from weft.options import Extras
+from weft.types.evaluations import GraderParam
 
 Status = Literal["validating_files", "queued", "running", "pausing", "paused", "succeeded", "failed", "cancelled"] | str
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class ResolvedEarlyStopping(BaseModel):
+    patience: int
+    min_delta: float
+
+
+class ResolvedHyperparameters(BaseModel):
+    """What a job is trained with; nothing is "auto" any more."""
+
+    n_epochs: int
+    batch_size: int
+    learning_rate_multiplier: float
+    learning_rate: float
+    lora_rank: int
+    lora_alpha: float
+    target_modules: Literal["all-linear"] | list[str] | str
+    warmup_ratio: float
+    lr_scheduler: Literal["linear", "cosine", "constant"] | str
+    weight_decay: float
+    max_grad_norm: float
+    max_seq_length: int
+    packing: bool
+    early_stopping: ResolvedEarlyStopping | None = None
+    """None trains every epoch."""
+    beta: float | None = None
+    """Of dpo alone."""
+
+
+class ResolvedSettings(BaseModel):
+    hyperparameters: ResolvedHyperparameters
+
+
+class ResolvedMethod(BaseModel):
+    type: Literal["supervised", "dpo"] | str
+    supervised: ResolvedSettings | None = None
+    dpo: ResolvedSettings | None = None
+
+
+class JobEvaluation(BaseModel):
+    file_id: str | None = None
+    grader: dict[str, Any]
+
+
+class JobPromotion(BaseModel):
+    """What becomes of the model when the job has succeeded."""
+
+    adapter: str | None = None
+    alias: str
+    evaluation: JobEvaluation
+    min_score: float | None = None
+    must_beat_current: bool
 
 
 class FineTuningJob(OpenAIJob):
     """A job as `openai` knows it, and where it stands here."""
 
     status: Status  # pyright: ignore[reportIncompatibleVariableOverride]
+    method: ResolvedMethod | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     phase: str | None = None
     """What is being done just now, such as `training`."""
     queue_position: int | None = None
@@ -28,7 +84,7 @@ class FineTuningJob(OpenAIJob):
     user_provided_suffix: str | None = None
     adapter: str | None = None
     """The registered adapter whose next version the model becomes."""
-    on_success: dict[str, Any] | None = None
+    on_success: JobPromotion | None = None
 
     @property
     def ended(self) -> bool:
@@ -41,6 +97,17 @@ class JobEvent(FineTuningJobEvent):
     level: Literal["info", "warn", "error"] | str  # pyright: ignore[reportIncompatibleVariableOverride]
     type: Literal["message", "metrics"] | str | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     data: dict[str, Any] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+class CheckpointMetrics(Metrics):
+    full_valid_mean_kl: float | None = None
+    """How far its answers to the validation file have moved from the base's: what it forgets."""
+
+
+class JobCheckpoint(FineTuningJobCheckpoint):
+    """A model of one of a job's steps, which can be used at once."""
+
+    metrics: CheckpointMetrics  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 class EarlyStopping(TypedDict, total=False):
@@ -79,10 +146,10 @@ class Method(TypedDict, total=False):
 
 
 class PromotionEvaluation(TypedDict, total=False):
-    """How the new version is judged; without `file_id` on the job's validation file."""
+    """How the new version is judged: without `file_id` on the job's validation file, without `grader` by its loss."""
 
     file_id: str
-    grader: Required[Mapping[str, object]]
+    grader: GraderParam
 
 
 class OnSuccess(TypedDict, total=False):
@@ -93,6 +160,7 @@ class OnSuccess(TypedDict, total=False):
     evaluation: PromotionEvaluation
     min_score: float
     must_beat_current: bool
+    """Whether it must be better than the version that the alias stands for; it must where this is left out."""
 
 
 class JobRequest(Extras, total=False):
@@ -135,7 +203,7 @@ class Estimate(BaseModel):
     cost: EstimatedCost
     seconds: Interval | None
     adapter_memory_bytes: int | None
-    method: dict[str, Any]
+    method: ResolvedMethod
     hyperparameter_rules: dict[str, str]
     warnings: list[str]
 

@@ -51,6 +51,7 @@ class Key(BaseModel):
     expires_at: int | None = None
     scopes: list[str]
     owner: KeyOwner | None = None
+    owner_project_access: Literal["active", "inactive"] | str | None = None
 
 
 class NewKey(Key):
@@ -71,6 +72,8 @@ class CompletionsUsage(BaseModel):
     input_tokens: int
     output_tokens: int
     num_model_requests: int
+    user_id: str | None = None
+    batch: bool | None = None
 
 
 class FineTuningUsage(BaseModel):
