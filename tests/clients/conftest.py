@@ -1,12 +1,16 @@
 """A real service for the SDK, a project in it, and a stand-in for workers that finishes jobs at once."""
 
+import base64
 import hashlib
+import hmac
 import itertools
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -114,6 +118,25 @@ def worker(service: Service, stage: Stage) -> Iterator[None]:
     yield
     stop.set()
     thread.join(10)
+
+
+SECRET = "whsec_" + base64.b64encode(b"0" * 24).decode()
+
+
+@dataclass
+class Received:
+    """A request as an endpoint gets it, signed with SECRET."""
+
+    body: bytes
+    headers: dict[str, str]
+
+    @classmethod
+    def of(cls, kind: str, data: dict[str, Any]) -> "Received":
+        event = {"id": "evt_1", "object": "event", "created_at": 1, "type": kind, "data": data}
+        body, moment = json.dumps(event).encode(), str(int(time.time()))
+        digest = hmac.new(b"0" * 24, f"evt_1.{moment}.{body.decode()}".encode(), hashlib.sha256).digest()
+        signature = "v1," + base64.b64encode(digest).decode()
+        return cls(body, {"webhook-id": "evt_1", "webhook-timestamp": moment, "webhook-signature": signature})
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import weft
-from tests.clients.conftest import Carrier, Tenant, examples
+from tests.clients.conftest import SECRET, Carrier, Received, Tenant, examples
 from tests.service.conftest import Service
 from weft import AsyncWeft, Weft
 
@@ -30,6 +30,8 @@ def documented() -> Iterator[doctest.DocTest]:
 
 
 TESTS = {test.name: test for test in documented() if test.examples}
+
+PROMOTED = {"adapter": "support-bot", "alias": "prod", "version": 2, "previous_version": 1}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,6 +92,8 @@ def test_an_example(
         "client": owner.client,
         "admin": administrator,
         "project_id": owner.project_id,
+        "request": Received.of("adapter.promoted", {"id": "adapter-1", **PROMOTED}),
+        "signing_secret": SECRET,
         "midnight": int(time.time()) // DAY * DAY,
         **prepared(owner.client, "".join(example.source for example in test.examples)),
     }

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from weft.resources.projects import AsyncProjects, Projects
     from weft.resources.usage import AsyncUsage, Usage
     from weft.resources.webhook_endpoints import AsyncWebhookEndpoints, WebhookEndpoints
+    from weft.resources.webhooks import AsyncWebhooks, Webhooks
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000/v1"
 """Where `weftd up` serves."""
@@ -111,6 +112,12 @@ class Weft(OpenAI):
 
         return WebhookEndpoints(self)
 
+    @cached_property
+    def webhooks(self) -> "Webhooks":
+        from weft.resources.webhooks import Webhooks
+
+        return Webhooks(self)
+
 
 class AsyncWeft(AsyncOpenAI):
     """An asynchronous client: as Weft, with the methods of `openai.AsyncOpenAI`.
@@ -190,6 +197,12 @@ class AsyncWeft(AsyncOpenAI):
         from weft.resources.webhook_endpoints import AsyncWebhookEndpoints
 
         return AsyncWebhookEndpoints(self)
+
+    @cached_property
+    def webhooks(self) -> "AsyncWebhooks":
+        from weft.resources.webhooks import AsyncWebhooks
+
+        return AsyncWebhooks(self)
 
 
 def _own(

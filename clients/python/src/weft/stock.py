@@ -16,6 +16,7 @@ from openai._response import (
 )
 from openai._response import async_to_streamed_response_wrapper as async_streamed
 from openai._response import to_streamed_response_wrapper as streamed
+from openai._types import HeadersLike
 
 if TYPE_CHECKING:
     from openai._base_client import AsyncPaginator as AsyncPaginator
@@ -24,6 +25,7 @@ __all__ = [
     "APIResponse",
     "AsyncAPIResponse",
     "AsyncResponseContextManager",
+    "HeadersLike",
     "LegacyAPIResponse",
     "PageInfo",
     "ResponseContextManager",

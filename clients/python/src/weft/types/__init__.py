@@ -40,6 +40,16 @@ from weft.types.organization import (
     UsageBucket,
 )
 from weft.types.transfers import AdapterExport, AdapterImport, ExportedFile
+from weft.types.webhook_events import (
+    AdapterAliasDeletedWebhookEvent,
+    AdapterAliasUpdatedWebhookEvent,
+    AdapterPromotedWebhookEvent,
+    AdapterPromotionRefusedWebhookEvent,
+    AdapterRolledBackWebhookEvent,
+    CheckpointCreatedWebhookEvent,
+    OtherWebhookEvent,
+    WebhookEvent,
+)
 from weft.types.webhooks import (
     NewWebhookEndpoint,
     WebhookDelivery,
@@ -51,16 +61,22 @@ from weft.types.webhooks import (
 __all__ = [
     "Adapter",
     "AdapterAlias",
+    "AdapterAliasDeletedWebhookEvent",
+    "AdapterAliasUpdatedWebhookEvent",
     "AdapterChange",
     "AdapterDeleted",
     "AdapterEvaluation",
     "AdapterExport",
     "AdapterImport",
     "AdapterPermission",
+    "AdapterPromotedWebhookEvent",
+    "AdapterPromotionRefusedWebhookEvent",
     "AdapterResidency",
+    "AdapterRolledBackWebhookEvent",
     "AdapterVersion",
     "AliasDeleted",
     "AutomaticRollback",
+    "CheckpointCreatedWebhookEvent",
     "CompletionsUsage",
     "Cost",
     "DatasetReport",
@@ -81,6 +97,7 @@ __all__ = [
     "NewKey",
     "NewWebhookEndpoint",
     "OnSuccess",
+    "OtherWebhookEvent",
     "PermissionDeleted",
     "Project",
     "Promotion",
@@ -93,5 +110,6 @@ __all__ = [
     "WebhookDelivery",
     "WebhookEndpoint",
     "WebhookEndpointDeleted",
+    "WebhookEvent",
     "WebhookTest",
 ]
