@@ -127,6 +127,38 @@ def test_a_busy_service_does_not_end_a_conversation(shell: Shell, upstream: Upst
     assert [message["content"] for message in upstream.bodies[-1]["messages"]] == ["Hi again"]
 
 
+@pytest.mark.parametrize(("status", "code"), [(400, "context_length_exceeded"), (429, "insufficient_quota")])
+def test_a_refused_question_leaves_a_conversation_as_it_was(
+    shell: Shell, upstream: Upstream, opened: Open, status: int, code: str
+) -> None:
+    async def refuse(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        error = {"message": "Too long by far.", "type": "invalid_request_error", "code": code}
+        return web.json_response({"error": error}, status=status)
+
+    terminal = opened(shell, "chat", "weft-tiny")
+    terminal.until("> ")
+    terminal.type("First?\n")
+    terminal.until(f"First?\n{ANSWER}\n> ")
+    upstream.script = refuse
+    terminal.type("Too much?\n")
+    terminal.until("weft: ")
+    upstream.script = None
+    terminal.type("Second?\n")
+    terminal.until(f"Second?\n{ANSWER}\n> ")
+    assert [message["content"] for message in upstream.bodies[-1]["messages"]] == ["First?", ANSWER, "Second?"]
+    terminal.type("\x04")
+    assert terminal.end() == 0
+
+
+def test_a_conversation_with_nobody_ends(shell: Shell, upstream: Upstream, opened: Open) -> None:
+    for model, variables, status in (("nobody@prod", {}, 3), ("weft-tiny", {"WEFT_API_KEY": "sk-weft-wrong"}, 4)):
+        terminal = opened(shell, "chat", model, **variables)
+        terminal.until("> ")
+        terminal.type("Hi\n")
+        assert terminal.end() == status
+        assert "request req" in terminal.screen.text
+
+
 @pytest.fixture
 def two_models(shell: Shell, upstream: Upstream, tenant: Tenant) -> Callable[[], None]:
     """A replica that answers what it was asked; loudly where a system message is."""

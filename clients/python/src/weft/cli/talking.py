@@ -4,14 +4,17 @@ import sys
 from contextlib import closing
 from typing import Any
 
+from httpx2 import TransportError
 from openai import OpenAIError
 from openai.types.chat import ChatCompletion
 
 from weft.cli.commands import Session
-from weft.cli.failures import UNAVAILABLE, Failure, report
+from weft.cli.failures import AUTHENTICATION, NOT_FOUND, Failure, report
 from weft.cli.output import in_terminal, plain, say, show_json, visible
 
 PROMPT = "> "
+LEAVING = (AUTHENTICATION, NOT_FOUND)
+"""After these no other question would be answered either."""
 
 
 class Conversation:
@@ -63,7 +66,7 @@ def asked_once(conversation: Conversation, question: str) -> None:
 
 
 def converse(conversation: Conversation) -> None:
-    """Until the end of the input. What may get better by itself is said and does not end it."""
+    """Until the end of the input. An error is said and does not end it while another question may be answered."""
     try:
         import readline  # noqa: F401  # pyright: ignore[reportUnusedImport]  # line editing for `input`
     except ImportError:
@@ -75,9 +78,9 @@ def converse(conversation: Conversation) -> None:
         elif question:
             try:
                 conversation.streamed(question)
-            except OpenAIError as error:
+            except (OpenAIError, TransportError) as error:
                 failure = Failure.of(error)
-                if failure.exit_status != UNAVAILABLE:
+                if failure.exit_status in LEAVING:
                     raise
                 report(failure, as_json=False)
             if conversation.answering != shown:
