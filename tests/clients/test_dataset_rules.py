@@ -12,10 +12,12 @@ import pytest
 
 from service.files.fixes import FIXES
 from service.files.inspection import Findings, Inspection
+from service.settings import ServiceSettings
 from tests.service.files.test_datasets import ACCEPTED, LIMIT, REFUSED, REFUSED_PREFERENCES
 from weft import datasets
 from weft.datasets import checking, fixes
 from weft.types import DatasetReport
+from weft.types.files import MIN_EXAMPLES
 
 LINES = [*ACCEPTED, *(line for _, line in (*REFUSED, *REFUSED_PREFERENCES))]
 SMALL = [line for line in LINES if len(line) < 3000 and b"\n" not in line]
@@ -185,3 +187,4 @@ def test_the_limits_and_fixes_are_the_services() -> None:
     assert fixes.FIXES == FIXES
     assert checking.MAX_LINE_BYTES == LIMIT
     assert (checking.PATIENCE, checking.KEPT_PROBLEMS) == (100_000, 100)
+    assert ServiceSettings.model_fields["min_examples"].default == MIN_EXAMPLES

@@ -14,7 +14,7 @@ def show_report(session: Session, report: "FileValidation | DatasetReport") -> i
     """The exit status: FAILED where some lines cannot be used."""
     status = 0 if report.ok else FAILED
     if session.json:
-        show_json(plain(report))
+        show_json({**plain(report), "warnings": report.warnings})
         return status
     fields: dict[str, object] = {
         "FORMAT": report.format,
@@ -25,6 +25,8 @@ def show_report(session: Session, report: "FileValidation | DatasetReport") -> i
     }
     if report.overlap is not None:
         fields["IN BOTH"] = report.overlap.examples
+    if report.warnings:
+        fields["WARNING"] = "; ".join(report.warnings)
     details(fields)
     if report.problems:
         rows = [(problem.line, problem.code, problem.message, problem.fix) for problem in report.problems]

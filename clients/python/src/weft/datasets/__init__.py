@@ -32,6 +32,7 @@ def check(
     """What is in the file: bad lines with a fix for each, lengths, examples that come twice.
 
     `compare` names a second file, such as the validation file; `overlap` tells which examples are in both.
+    `warnings` says what else would keep a job from being made, such as too few examples.
 
         >>> datasets.check("train.jsonl", compare="train.jsonl").overlap.examples
         12

@@ -4,7 +4,8 @@ from typing import Literal
 
 from openai import BaseModel
 
-Purpose = Literal["fine-tune", "batch", "user_data", "assistants", "vision", "evals"]
+MIN_EXAMPLES = 10
+"""A service may be set to another number; it says so when a job is made."""
 
 
 class FileProblem(BaseModel):
@@ -77,6 +78,13 @@ class _Report(BaseModel):
     def ok(self) -> bool:
         """Whether every line can be used."""
         return not self.problem_counts
+
+    @property
+    def warnings(self) -> list[str]:
+        """Why no job can be made with the file though every line can be used."""
+        if self.purpose != "fine-tune" or self.valid >= MIN_EXAMPLES:
+            return []
+        return [f"{self.valid} of the lines can be used, and a training file needs at least {MIN_EXAMPLES} examples"]
 
 
 class FileValidation(_Report):
