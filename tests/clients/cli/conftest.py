@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -17,12 +18,13 @@ import pytest
 from service.contracts.ids import JobId
 from service.contracts.worker import Event, Lease
 from tests.clients.cli.terminal import WEFT, Terminal, environment
-from tests.clients.conftest import Tenant
+from tests.clients.conftest import Tenant, finish, uploaded
 from tests.service.conftest import Service
 from tests.service.stage import Stage
 from weft.cli import app
 
 STEPS = 60
+NAMES = (f"bot-{number}" for number in itertools.count())
 EVENTS_A_REPORT = 20
 
 
@@ -125,6 +127,19 @@ def opened() -> Iterator[Callable[..., Terminal]]:
     yield start
     for terminal in terminals:
         terminal.close()
+
+
+@pytest.fixture
+def bot(service: Service, stage: Stage, tenant: Tenant, shell: Shell) -> str:
+    """An adapter with two versions, made by the command line."""
+    name = next(NAMES)
+    for number in (1, 2):
+        job = tenant.client.fine_tuning.jobs.create(model="weft-tiny", training_file=uploaded(tenant), seed=number)
+        finish(service, stage, service.call(stage.claimed()))
+        shell.ok(
+            *(("adapters", "create", name, "--from", job.id) if number == 1 else ("adapters", "add", name, job.id))
+        )
+    return name
 
 
 def learn(service: Service, stage: Stage, lease: Lease, first: int = 1, last: int = STEPS) -> None:

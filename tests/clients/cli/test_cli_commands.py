@@ -1,6 +1,5 @@
 """Files, jobs, adapters, keys and usage by the command line, against a real service."""
 
-import itertools
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,30 +9,15 @@ import pytest
 from service.contracts.ids import JobId
 from service.contracts.worker import JobFailure
 from tests.clients.cli.conftest import STEPS, Open, Shell, learn
-from tests.clients.conftest import Tenant, examples, finish, uploaded
+from tests.clients.conftest import Tenant, examples, finish
 from tests.service.conftest import Service
 from tests.service.stage import Stage
-
-NAMES = (f"bot-{number}" for number in itertools.count())
 
 
 @pytest.fixture
 def train(tmp_path: Path) -> Path:
     (tmp_path / "train.jsonl").write_bytes(examples())
     return tmp_path / "train.jsonl"
-
-
-@pytest.fixture
-def bot(service: Service, stage: Stage, tenant: Tenant, shell: Shell) -> str:
-    """An adapter with two versions, made by the command line."""
-    name = next(NAMES)
-    for number in (1, 2):
-        job = tenant.client.fine_tuning.jobs.create(model="weft-tiny", training_file=uploaded(tenant), seed=number)
-        finish(service, stage, service.call(stage.claimed()))
-        shell.ok(
-            *(("adapters", "create", name, "--from", job.id) if number == 1 else ("adapters", "add", name, job.id))
-        )
-    return name
 
 
 def test_a_files_life(shell: Shell, train: Path) -> None:
@@ -150,39 +134,6 @@ def test_a_watch_can_be_left(shell: Shell, queued: JobId, opened: Open) -> None:
     assert f"weft jobs cancel {queued}" in terminal.screen.text
     assert "Traceback" not in terminal.screen.text
     assert shell.ok("jobs", "cancel", queued, "--json").json["status"] == "cancelled"
-
-
-def test_promotion_rollback_and_history(shell: Shell, bot: str) -> None:
-    assert shell.ok("adapters", "versions", bot).cells[0][0] == f"{bot}@v2"
-    made = shell.ok("adapters", "promote", f"{bot}@v1", "prod", "--if-revision", "0", "--reason", "first")
-    assert ["VERSION", "v1"] in made.cells
-    lost = shell.run("adapters", "promote", f"{bot}@v2", "prod", "--if-revision", "0")
-    assert (lost.status, "revision_mismatch" in lost.err) == (6, True)
-    split = shell.ok("adapters", "split", bot, "prod", "v1=90", "v2=10", "--json").json
-    assert [(share["version"], share["weight"]) for share in split["traffic"]] == [(1, 90), (2, 10)]
-    assert ["TRAFFIC", "v1 90 %, v2 10 %"] not in shell.ok("adapters", "promote", f"{bot}@v2", "prod").cells
-    assert ["VERSION", "v1"] in shell.ok("adapters", "rollback", bot, "prod").cells
-    changes = [(cells[2], cells[4]) for cells in shell.ok("adapters", "history", bot, "--alias", "prod").cells]
-    assert changes == [("rollback", "v1"), ("promote", "v2"), ("traffic", "v1"), ("promote", "v1")]
-    assert {f"{bot}@default", f"{bot}@prod"} == {cells[0] for cells in shell.ok("adapters", "aliases", bot).cells}
-
-
-def test_an_adapter_is_taken_along_and_traced(shell: Shell, bot: str) -> None:
-    files = shell.ok("adapters", "pull", f"{bot}@v1", "taken", "--json").json
-    assert {Path(file["path"]).name for file in files} >= {"adapter_config.json", "adapter_model.safetensors"}
-    assert all((shell.folder / file["path"]).stat().st_size == file["bytes"] for file in files)
-    again = shell.run("adapters", "pull", bot, "taken")
-    assert (again.status, "exists already" in again.err) == (1, True)
-    assert ["training_file.filename", "train.jsonl"] in shell.ok("adapters", "provenance", bot, "v1").cells
-    assert shell.run("adapters", "show", "none").status == 3
-    assert shell.run("adapters", "promote", "a@@b", "prod").status == 2
-
-
-def test_an_adapter_is_deleted_and_restored(shell: Shell, bot: str) -> None:
-    shell.ok("adapters", "delete", bot)
-    assert bot not in shell.ok("adapters", "list").out
-    shell.ok("adapters", "restore", bot)
-    assert ["LATEST", "v2"] in shell.ok("adapters", "show", bot).cells
 
 
 def test_keys_are_made_changed_over_and_ended(shell: Shell, make_project: Callable[[str], tuple[str, str]]) -> None:

@@ -4,13 +4,18 @@ import os
 import resource
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from tests.clients.cli.conftest import Open, Shell
 from tests.clients.cli.terminal import WEFT, environment
+from tests.clients.conftest import examples
 from tests.conftest import free_port
+from weft.cli.app import weft
 
 HEAVY = ("openai", "pydantic", "rich", "httpx2", "asyncio")
 HELP_SECONDS = 0.15
@@ -30,6 +35,45 @@ def processor_seconds(*argv: str) -> float:
 
 def test_help_is_quick() -> None:
     assert processor_seconds(*WEFT, "--help") < HELP_SECONDS
+
+
+def test_the_installed_command_helps_at_once() -> None:
+    """By the clock. While the machine is busy it is tried again: the best is what the command itself takes."""
+    script = Path(sys.executable).with_name("weft")
+    until = time.monotonic() + 60
+    while (taken := seconds(script, "--help")) > HELP_SECONDS:
+        assert time.monotonic() < until, f"{taken:.3f} s"
+
+
+def seconds(*argv: str | Path) -> float:
+    began = time.monotonic()
+    subprocess.run(argv, env=environment(), check=True, capture_output=True, timeout=60)
+    return time.monotonic() - began
+
+
+def commands(group: click.Group = weft, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command by the words that it is given with."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        found = group.get_command(context, name)
+        assert found is not None
+        if isinstance(found, click.Group):
+            yield from commands(found, (*words, name))
+        else:
+            yield (*words, name), found
+
+
+COMMANDS = dict(commands())
+
+
+def test_every_command_explains_itself_and_takes_json(alone: Shell) -> None:
+    for words, command in COMMANDS.items():
+        said = alone.ok(*words, "--help").out
+        assert said.startswith(f"Usage: weft {' '.join(words)} "), words
+        assert "\n  --json " in said, words
+        if len(words) > 1:
+            # In the list of its group.
+            assert not command.get_short_help_str(60).endswith("..."), words
 
 
 @pytest.mark.parametrize("group", ["", "adapters", "chat", "jobs", "usage"])
@@ -100,6 +144,18 @@ def test_a_broken_file_is_told_line_by_line(alone: Shell, folder: Path) -> None:
     assert (good.status, good.json["valid"], good.json["overlap"]["examples"]) == (0, 12, 12)
 
 
+def test_too_few_examples_are_told_before_a_job_is_refused(alone: Shell) -> None:
+    (alone.folder / "few.jsonl").write_bytes(examples(3))
+    (alone.folder / "batch.jsonl").write_text(
+        '{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"model":"m"}}'
+    )
+    ran = alone.run("datasets", "check", "few.jsonl")
+    warning = "3 of the lines can be used, and a training file needs at least 10 examples"
+    assert (ran.status, ["WARNING", warning] in ran.cells) == (0, True)
+    assert len(alone.ok("datasets", "check", "few.jsonl", "--json").json["warnings"]) == 1
+    assert alone.ok("datasets", "check", "batch.jsonl", "--purpose", "batch", "--json").json["warnings"] == []
+
+
 def test_a_reader_that_goes_away_is_no_error(alone: Shell, folder: Path) -> None:
     """As in `weft … | head -1`, here with a reader that is gone from the beginning."""
     reading, writing = os.pipe()
@@ -124,7 +180,9 @@ def test_a_table_in_a_terminal_and_in_a_pipe(alone: Shell, folder: Path, opened:
 
 @pytest.mark.parametrize("shell_name", ["bash", "zsh", "fish"])
 def test_completion_scripts(alone: Shell, shell_name: str) -> None:
-    assert "_WEFT_COMPLETE" in alone.ok("completion", shell_name).out
+    script = alone.ok("completion", shell_name).out
+    assert "_WEFT_COMPLETE" in script
+    assert alone.ok("completion", shell_name, "--json").json == {"shell": shell_name, "script": script[:-1]}
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,16 @@
-"""`weft adapters promote`, `rollback`, `split`, `history`: what an adapter's names mean."""
+"""`weft adapters promote`, `split`, `guard`, `rollback`, `history` and such: what an adapter's names mean."""
 
 import click
 
 from weft.cli.columns import ALIASES, CHANGES
-from weft.cli.commands import PAGE, Command, Session, listing, session_of
-from weft.cli.failures import Refusal
+from weft.cli.commands import PAGE, Command, Session, duration, listing, session_of
 from weft.cli.output import Column, show_item, show_items
+from weft.cli.references import alias_of, name_alone, share_of, shares_of
 
 reason_option = click.option("--reason", help="For the history.")
 revision_option = click.option("--if-revision", type=int, help="Only if nobody was faster; 0 for a new alias.")
+aliased = click.argument("reference", metavar="NAME@ALIAS")
+beside = click.argument("alias", required=False, metavar="[ALIAS]")
 
 
 @click.command(cls=Command)
@@ -24,57 +26,60 @@ def promote(session: Session, reference: str, alias: str, reason: str | None, if
     """
     from openai import omit
 
+    name, _, _ = reference.partition("@")
+    if "@" in alias:
+        adapter, alias = alias_of(alias)
+        if adapter != name:
+            raise click.UsageError(f"{adapter}@{alias} is not {name}'s")
     revision = omit if if_revision is None else if_revision
     made = session.client.adapters.promote(reference, alias, if_revision=revision, reason=reason or omit)
     show_item(session, made, ALIASES)
 
 
 @click.command(cls=Command)
-@click.argument("name")
-@click.argument("alias", default="default")
+@aliased
+@beside
 @reason_option
 @session_of
-def rollback(session: Session, name: str, alias: str, reason: str | None) -> None:
-    """Point ALIAS of NAME back at the version before.
+def rollback(session: Session, reference: str, alias: str | None, reason: str | None) -> None:
+    """Point an alias back at the version before.
 
-    Splits and shadows end.
+    As in `weft adapters rollback support-bot@prod`. Splits and shadows end.
     """
     from openai import omit
 
-    show_item(session, session.client.adapters.rollback(name, alias, reason=reason or omit), ALIASES)
+    made = session.client.adapters.rollback(*alias_of(reference, alias), reason=reason or omit)
+    show_item(session, made, ALIASES)
 
 
 @click.command(cls=Command)
-@click.argument("name")
-@click.argument("alias")
-@click.argument("shares", nargs=-1, required=True, metavar="VERSION=WEIGHT...")
+@aliased
+@click.argument("words", nargs=-1, required=True, metavar="VERSION=WEIGHT...")
 @click.option("--shadow", "shadowed", metavar="VERSION=FRACTION", help="Copy some requests to a version.")
 @reason_option
 @revision_option
 @session_of
 def split(
     session: Session,
-    name: str,
-    alias: str,
-    shares: tuple[str, ...],
+    reference: str,
+    words: tuple[str, ...],
     shadowed: str | None,
     reason: str | None,
     if_revision: int | None,
 ) -> None:
-    """Split the traffic of ALIAS of NAME over versions.
+    """Split the traffic of an alias over versions.
 
-    As in `weft adapters split support-bot prod v1=90 v2=10`.
-    The first is the version that the alias stands for where only one can be meant.
+    As in `weft adapters split support-bot@prod v1=90 v2=10`. The first is the version that the alias stands for where
+    only one can be meant.
     """
     from openai import omit
 
-    parts = [_share(share) for share in shares]
-    copied = None if shadowed is None else _share(shadowed)
-    made = session.client.adapters.aliases.set(
-        name,
-        alias,
-        version=parts[0][0],
-        traffic=[{"version": number, "weight": weight} for number, weight in parts] if len(parts) > 1 else omit,
+    beside, shares = (None, words) if "@" in reference or "=" in words[0] else (words[0], words[1:])
+    name, alias = alias_of(reference, beside)
+    copied = None if shadowed is None else share_of(shadowed)
+    made = session.client.adapters.split(
+        f"{name}@{alias}",
+        shares_of(shares),
         shadow=omit if copied is None else {"version": copied[0], "fraction": copied[1]},
         if_revision=omit if if_revision is None else if_revision,
         reason=reason or omit,
@@ -82,8 +87,41 @@ def split(
     show_item(session, made, ALIASES)
 
 
+@click.command(cls=Command)
+@aliased
+@click.option("--max-error-rate", type=click.FloatRange(0, 1, max_open=True), help="Such as 0.05.")
+@click.option("--min-requests", type=click.IntRange(1), help="Judge no fewer.  [default: 20]")
+@click.option("--window", type=duration, help="Judge those of the last such time.  [default: 5m]")
+@click.option("--off", is_flag=True, help="Guard it no longer.")
+@reason_option
+@session_of
+def guard(
+    session: Session,
+    reference: str,
+    max_error_rate: float | None,
+    min_requests: int | None,
+    window: int | None,
+    off: bool,
+    reason: str | None,
+) -> None:
+    """Roll an alias back by itself where too many requests fail.
+
+    As in `weft adapters guard support-bot@prod --max-error-rate 0.05`. It goes on for all that the alias will stand
+    for; its traffic stays as it is.
+    """
+    from openai import omit
+
+    if (max_error_rate is None) != off:
+        raise click.UsageError("give --max-error-rate, or --off to end it")
+    rule = {"max_error_rate": max_error_rate, "min_requests": min_requests, "window_seconds": window}
+    given = None if off else {name: value for name, value in rule.items() if value is not None}
+    name, alias = alias_of(reference)
+    made = session.client.adapters.guard(f"{name}@{alias}", given, reason=reason or omit)  # pyright: ignore[reportArgumentType]
+    show_item(session, made, ALIASES)
+
+
 @click.command("aliases", cls=Command)
-@click.argument("name")
+@click.argument("name", type=name_alone)
 @session_of
 def list_aliases(session: Session, name: str) -> None:
     """List the aliases of NAME."""
@@ -91,34 +129,26 @@ def list_aliases(session: Session, name: str) -> None:
 
 
 @click.command(cls=Command)
-@click.argument("name")
-@click.argument("alias")
+@aliased
+@beside
 @session_of
-def unalias(session: Session, name: str, alias: str) -> None:
-    """End ALIAS of NAME; its version stays."""
+def unalias(session: Session, reference: str, alias: str | None) -> None:
+    """End an alias; its version stays."""
     columns = (Column("ALIAS", lambda gone: gone.id), Column("DELETED", lambda gone: gone.deleted))
-    show_item(session, session.client.adapters.aliases.delete(name, alias), columns)
+    show_item(session, session.client.adapters.aliases.delete(*alias_of(reference, alias)), columns)
 
 
 @click.command(cls=Command)
-@click.argument("name")
+@click.argument("reference", metavar="NAME[@ALIAS]")
 @click.option("--alias", help="Only this one's.")
 @listing
 @session_of
-def history(session: Session, name: str, alias: str | None, limit: int) -> None:
-    """List the changes of NAME's aliases, newest first."""
+def history(session: Session, reference: str, alias: str | None, limit: int) -> None:
+    """List changes of an adapter's aliases, newest first."""
     from openai import omit
 
-    found = session.client.adapters.history(name, alias=alias or omit, limit=min(limit + 1, PAGE))
+    found = session.client.adapters.history(reference, alias=alias or omit, limit=min(limit + 1, PAGE))
     show_items(session, found, CHANGES, limit)
 
 
-def _share(given: str) -> tuple[int, float]:
-    named, _, amount = given.partition("=")
-    try:
-        return int(named.removeprefix("v")), float(amount or 1)
-    except ValueError:
-        raise Refusal(f"{given!r} is no version with a number; write v2=10", Refusal.USAGE, "usage") from None
-
-
-COMMANDS = (promote, rollback, split, list_aliases, unalias, history)
+COMMANDS = (promote, rollback, split, guard, list_aliases, unalias, history)

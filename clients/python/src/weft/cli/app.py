@@ -13,7 +13,7 @@ from weft.cli.commands import Session
 from weft.cli.failures import INTERRUPTED, PIPE_CLOSED, Failure, report
 
 COMMANDS = {
-    "adapters": ("adapters", "Versions, aliases, rollback; push, pull and compare."),
+    "adapters": ("adapters", "Versions, aliases, rollback, evaluations; push, pull and compare."),
     "chat": ("chat", "Talk to a model."),
     "completion": ("completion", "Print the completion script of a shell."),
     "datasets": ("datasets", "Check training files offline."),

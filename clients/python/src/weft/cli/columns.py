@@ -1,5 +1,6 @@
 """How adapters, their versions and aliases are shown in tables."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from weft.cli.output import Column, moment, pairs, size
@@ -9,16 +10,31 @@ def version(number: int | None) -> str | None:
     return None if number is None else f"v{number}"
 
 
-def traffic(shares: Any) -> str | None:
+def traffic(shares: Any, between: str = ", ") -> str | None:
     """`v1 90 %, v2 10 %`, of weights of any sum."""
     if not shares:
         return None
     total = sum(share.weight for share in shares)
-    return ", ".join(f"v{share.version} {100 * share.weight / total:.4g} %" for share in shares)
+    return between.join(f"v{share.version} {100 * share.weight / total:.4g} %" for share in shares)
 
 
 def shadow(found: Any) -> str | None:
     return None if found is None else f"v{found.version} {100 * found.fraction:.4g} %"
+
+
+def guard(rule: Any) -> str | None:
+    if rule is None:
+        return None
+    return f"above {100 * rule.max_error_rate:.4g} % errors of {rule.min_requests} requests in {rule.window_seconds} s"
+
+
+def promotion(found: Any) -> str | None:
+    """What came of an evaluation that was to decide one."""
+    if found is None:
+        return None
+    if found.promoted is None:
+        return f"{found.alias}?"
+    return f"{found.alias}: yes" if found.promoted else f"{found.alias}: no. {found.reason or ''}".strip()
 
 
 ADAPTERS = (
@@ -30,10 +46,19 @@ ADAPTERS = (
 )
 ADAPTER = (
     *ADAPTERS,
+    Column("ID", lambda adapter: adapter.id),
     Column("DESCRIPTION", lambda adapter: adapter.description),
     Column("METADATA", lambda adapter: pairs(adapter.metadata)),
     Column("DELETED", lambda adapter: moment(adapter.deleted_at)),
 )
+
+
+def with_aliases(aliases: Iterable[Any]) -> tuple[Column, ...]:
+    """An adapter's columns, with its aliases as they split their traffic."""
+    shown = pairs({each.alias: traffic(each.traffic, " + ") or version(each.version) for each in aliases})
+    return tuple(Column("ALIASES", lambda _: shown) if column.title == "ALIASES" else column for column in ADAPTER)
+
+
 VERSIONS = (
     Column("MODEL", lambda found: found.model),
     Column("FROM", lambda found: f"{found.source.type} {found.source.id}"),
@@ -46,13 +71,14 @@ VERSIONS = (
 RESIDENCY = (
     Column("MODEL", lambda found: found.model),
     Column("PINNED", lambda found: found.pinned),
-    Column("REPLICAS", lambda found: ", ".join(f"{on.replica} ({on.tier or 'store'})" for on in found.replicas)),
+    Column("REPLICAS", lambda found: ", ".join(f"{on.replica} ({on.tier or '?'})" for on in found.replicas)),
 )
 ALIASES = (
     Column("ALIAS", lambda alias: alias.id),
     Column("VERSION", lambda alias: version(alias.version)),
     Column("TRAFFIC", lambda alias: traffic(alias.traffic)),
     Column("SHADOW", lambda alias: shadow(alias.shadow)),
+    Column("ROLLS BACK", lambda alias: guard(alias.automatic_rollback)),
     Column("REVISION", lambda alias: alias.revision),
     Column("CHANGED", lambda alias: moment(alias.updated_at)),
 )
@@ -65,4 +91,21 @@ CHANGES = (
     Column("TRAFFIC", lambda change: traffic(change.traffic)),
     Column("REASON", lambda change: change.reason),
     Column("BY", lambda change: change.actor),
+)
+EVALUATIONS = (
+    Column("ID", lambda found: found.id),
+    Column("MODEL", lambda found: found.model),
+    Column("STATUS", lambda found: found.status),
+    Column("GRADER", lambda found: found.grader.get("type")),
+    Column("SCORE", lambda found: found.score),
+    Column("AGAINST", lambda found: found.current_score),
+    Column("EXAMPLES", lambda found: found.results and found.results.examples),
+    Column("PROMOTED", lambda found: promotion(found.promotion)),
+    Column("ERROR", lambda found: found.error and found.error.message),
+    Column("CREATED", lambda found: moment(found.created_at)),
+)
+PERMISSIONS = (
+    Column("PROJECT", lambda permission: permission.project_id),
+    Column("ID", lambda permission: permission.id),
+    Column("CREATED", lambda permission: moment(permission.created_at)),
 )

@@ -2,14 +2,18 @@
 
 import click
 
+from weft.cli.commands import Command, Session, session_of
+from weft.cli.output import show_json
+
 SHELLS = ("bash", "zsh", "fish")
 VARIABLE = "_WEFT_COMPLETE"
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("shell", type=click.Choice(SHELLS))
+@session_of
 @click.pass_context
-def completion(ctx: click.Context, shell: str) -> None:
+def completion(ctx: click.Context, session: Session, shell: str) -> None:
     """Print the completion script of SHELL.
 
     \b
@@ -21,4 +25,8 @@ def completion(ctx: click.Context, shell: str) -> None:
 
     kind = get_completion_class(shell)
     assert kind is not None
-    click.echo(kind(ctx.find_root().command, {}, "weft", VARIABLE).source())
+    script = kind(ctx.find_root().command, {}, "weft", VARIABLE).source()
+    if session.json:
+        show_json({"shell": shell, "script": script})
+    else:
+        click.echo(script)

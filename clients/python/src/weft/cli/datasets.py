@@ -21,7 +21,10 @@ def datasets() -> None:
 @click.option("--compare", type=LOCAL, help="Also find the examples that this file has too.")
 @session_of
 def check(session: Session, path: Path, purpose: Any, compare: Path | None) -> int:
-    """Check PATH by the service's rules; the exit status is 1 where some lines cannot be used."""
+    """Check PATH by the service's rules.
+
+    The exit status is 1 where some lines cannot be used.
+    """
     from weft.cli.reports import show_report
     from weft.datasets import check as checked
 

@@ -34,7 +34,7 @@ def files() -> None:
 @click.option("--purpose", default="fine-tune", show_default=True, type=click.Choice(PURPOSES))
 @session_of
 def upload(session: Session, path: Path, purpose: Any) -> None:
-    """Upload the file PATH, of any size; in parts where it is large."""
+    """Upload the file PATH, of any size."""
     show_item(session, sent(session, path, purpose), DETAILS)
 
 
@@ -61,7 +61,10 @@ def show(session: Session, file_id: str) -> None:
 @click.option("--compare", metavar="FILE_ID", help="Also find the examples that this file has too.")
 @session_of
 def check(session: Session, file_id: str, compare: str | None) -> int:
-    """Report on the lines of FILE_ID; the exit status is 1 where some cannot be used."""
+    """Report on the lines of FILE_ID.
+
+    The exit status is 1 where some cannot be used.
+    """
     from openai import omit
 
     from weft.cli.reports import show_report

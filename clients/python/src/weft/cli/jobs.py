@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from weft.cli.commands import PAGE, Group, Session, duration, listing, session_of
+from weft.cli.graders import HELP, grader_of
 from weft.cli.output import Column, moment, plain, show_item, show_items, show_json
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ DETAILS = (
     Column("BASE", lambda job: job.model),
     Column("MODEL", lambda job: job.fine_tuned_model),
     Column("ADAPTER", lambda job: job.adapter),
+    Column("PROMOTES TO", lambda job: job.on_success and job.on_success.alias),
     Column("ERROR", lambda job: job.error.message if job.error and job.error.message else None),
     Column("TRAINING FILE", lambda job: job.training_file),
     Column("VALIDATION FILE", lambda job: job.validation_file),
@@ -59,6 +61,8 @@ EVENTS = (
     Column("MESSAGE", lambda event: event.message),
 )
 
+GATES = ("grader", "judge_by", "min_score", "even_if_worse")
+
 
 @click.group(cls=Group)
 def jobs() -> None:
@@ -85,14 +89,34 @@ def described(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def promoting(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what becomes of the model."""
+    for option in (
+        click.option("--even-if-worse", is_flag=True, help="Than what ALIAS stands for: promote it all the same."),
+        click.option("--min-score", type=float, help="Promote nothing below it."),
+        click.option("--judge-by", metavar="FILE", help="Held-out examples.  [default: the validation file]"),
+        click.option("--grader", type=grader_of, metavar="GRADER", help=f"{HELP}  [default: loss]"),
+        click.option("--promote", metavar="NAME@ALIAS", help="Point this at the model if it proves better."),
+    ):
+        command = option(command)
+    return command
+
+
 @jobs.command()
 @described
+@promoting
 @click.option("--watch", is_flag=True, help="Show how it learns until it ends.")
 @session_of
 def create(session: Session, watch: bool, **options: Any) -> int | None:
-    """Train a model."""
+    """Train a model.
+
+    With --promote it is evaluated at the end, and an alias is pointed at it where it beats the version that the alias
+    stands for then.
+    """
     from weft.cli.requests import job_request
 
+    if options["promote"] is None and any(options[name] for name in GATES):
+        raise click.UsageError("--grader, --judge-by, --min-score and --even-if-worse need --promote")
     job = session.client.fine_tuning.jobs.create(**job_request(session, options))
     if watch:
         return _watch(session, job.id, None)

@@ -41,7 +41,7 @@ def keys() -> None:
 @listing
 @session_of
 def list_keys(session: Session, project_id: str, limit: int) -> None:
-    """List a project's keys; their values were shown when they were made."""
+    """List a project's keys, without their values."""
     found = session.client.keys.list(project_id=project_id, limit=min(limit + 1, PAGE))
     show_items(session, found, COLUMNS, limit)
 

@@ -21,11 +21,32 @@ def job_request(session: Session, options: dict[str, Any]) -> Any:
     request["method"] = {"type": method, method: {"hyperparameters": hyperparameters}}
     for name in ("training_file", "validation_file"):
         if options[name] is not None:
-            request[name] = _file(session, options[name])
+            request[name] = file_id(session, options[name])
+    if options.get("promote") is not None:
+        adapter, request["on_success"] = _on_success(session, options)
+        request.setdefault("adapter", adapter)
     return request
 
 
-def _file(session: Session, named: str) -> str:
+def _on_success(session: Session, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The adapter that the job is for, and what becomes of its model."""
+    named, at, alias = str(options["promote"]).rpartition("@")
+    adapter = options["adapter"] or named
+    if not adapter or (at and named != adapter):
+        raise Refusal(
+            f"--promote needs to know one adapter: write NAME@{alias}, or --adapter NAME", Refusal.USAGE, "usage"
+        )
+    evaluation: dict[str, Any] = {"grader": options["grader"]} if options["grader"] else {}
+    if options["judge_by"] is not None:
+        evaluation["file_id"] = file_id(session, options["judge_by"])
+    gate: dict[str, Any] = {"alias": alias, "evaluation": evaluation, "must_beat_current": not options["even_if_worse"]}
+    if options["min_score"] is not None:
+        gate["min_score"] = options["min_score"]
+    return adapter, gate
+
+
+def file_id(session: Session, named: str) -> str:
+    """Of a file at the service, which is uploaded where it is named by its path."""
     path = Path(named)
     if path.is_file():
         return sent(session, path, "fine-tune").id

@@ -1,4 +1,4 @@
-"""`weft adapters push`, `pull`, `provenance` and `compare`: adapters brought, taken along and looked into."""
+"""`weft adapters push`, `pull`, `import`, `provenance` and `compare`: adapters brought, taken along and looked into."""
 
 from pathlib import Path
 from typing import Any
@@ -7,12 +7,13 @@ import click
 
 from weft.cli.columns import VERSIONS
 from weft.cli.commands import Command, Session, duration, session_of
-from weft.cli.output import details, plain, show_item, show_json, size, table
+from weft.cli.output import details, plain, say, show_item, show_json, size, table
+from weft.cli.references import name_alone, version_of
 
 
 @click.command(cls=Command)
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("name")
+@click.argument("name", type=name_alone)
 @click.option("--base-model", help="Which base it is for, where its own files do not tell.")
 @click.option("--timeout", type=duration, help="How long to wait; then the exit status is 124.")
 @session_of
@@ -52,15 +53,39 @@ def pull(session: Session, reference: str, folder: Path, merged: bool, timeout: 
         table(("FILE", "SIZE"), [(file, size(file.stat().st_size)) for file in files])
 
 
-@click.command(cls=Command)
-@click.argument("name")
-@click.argument("number", metavar="VERSION")
+@click.command("import", cls=Command)
+@click.argument("name", type=name_alone)
+@click.argument("source", metavar="S3_URL")
+@click.option("--base-model", help="Which base it is for, where its own files do not tell.")
+@click.option("--timeout", type=duration, help="How long to wait; then the exit status is 124.")
 @session_of
-def provenance(session: Session, name: str, number: str) -> None:
-    """Show what VERSION (v3) of NAME was made of."""
-    if not number.removeprefix("v").isdecimal():
-        raise click.UsageError(f"{number!r} is no version; write v3")
-    found = plain(session.client.adapters.versions.provenance(name, int(number.removeprefix("v"))))
+def import_(session: Session, name: str, source: str, base_model: str | None, timeout: int | None) -> None:
+    """Make the PEFT adapter at S3_URL a version of NAME.
+
+    As in `weft adapters import support-bot s3://bucket/folder`. NAME is registered where it is new. `push` does the
+    same with a folder here.
+    """
+    from openai import omit
+
+    adapters = session.client.adapters
+    begun = adapters.imports.create(adapter=name, source=source, base_model=base_model or omit)
+    try:
+        done = adapters.imports.wait(begun.id, timeout=timeout)
+    except KeyboardInterrupt:
+        say(session, f"The import goes on; see weft adapters versions {name}")
+        raise
+    assert done.version is not None
+    show_item(session, adapters.versions.retrieve(name, done.version), VERSIONS)
+
+
+@click.command(cls=Command)
+@click.argument("reference")
+@click.argument("number", required=False, metavar="[VERSION]")
+@session_of
+def provenance(session: Session, reference: str, number: str | None) -> None:
+    """Show what REFERENCE was made of."""
+    name, known = version_of(session, reference if number is None else f"{reference}@v{number.removeprefix('v')}")
+    found = plain(session.client.adapters.versions.provenance(name, known))
     if session.json:
         show_json(found)
     else:
@@ -94,4 +119,4 @@ def flattened(value: Any, path: str = "") -> list[tuple[str, object]]:
     return [pair for name, field in inside.items() for pair in flattened(field, f"{path}.{name}" if path else name)]
 
 
-COMMANDS = (push, pull, provenance, compare)
+COMMANDS = (push, pull, import_, provenance, compare)
