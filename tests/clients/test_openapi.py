@@ -12,7 +12,6 @@ import pytest
 from openai import BaseModel
 from openai.pagination import SyncCursorPage
 
-from tests.clients.conftest import Tenant
 from weft import AsyncWeft, Weft
 from weft.options import EXTRAS
 from weft.resources.usage import SyncReport
@@ -190,15 +189,6 @@ def test_every_operation_has_its_method() -> None:
 def test_both_clients_have_every_method(kind: Any) -> None:
     client = kind(api_key="none")
     assert all(callable(resolved(client, method)) for method in (*OURS.values(), *STOCK.values()))
-
-
-def test_the_stock_clients_administration_is_there(administrator: Weft, tenant: Tenant) -> None:
-    organization = administrator.admin.organization
-    accounts = organization.projects.service_accounts
-    made = accounts.create(tenant.project_id, name="ci")
-    assert made.id in [account.id for account in accounts.list(tenant.project_id)]
-    assert organization.audit_logs.list(limit=1).data
-    assert organization.admin_api_keys.list().object == "list"
 
 
 @pytest.mark.parametrize("kind", [Weft, AsyncWeft])

@@ -153,6 +153,16 @@ def test_what_a_job_is_asked_to_promote(shell: Shell, tenant: Tenant, held_out: 
         assert shell.run(*job, *wrong).status == 2
 
 
+def test_an_evaluation_that_cannot_be_made_is_a_failure(
+    service: Service, shell: Shell, tenant: Tenant, bot: str, held_out: Path
+) -> None:
+    file = tenant.client.files.upload(held_out, "fine-tune").id
+    service.resources.store.delete([file_key(ProjectId(tenant.project_id), FileId(file))])
+    ran = shell.run("adapters", "evaluate", bot, "--file", file, "--timeout", "60s")
+    assert (ran.status, ["STATUS", "failed"] in ran.cells) == (1, True), ran.err
+    assert ["ERROR", f"The file '{file}' was deleted."] in ran.cells
+
+
 def test_a_version_is_evaluated(shell: Shell, bot: str, held_out: Path, opened: Open) -> None:
     """By nothing that answers here: how the grading itself goes is tested with the service."""
     grader = {
@@ -174,16 +184,6 @@ def test_a_version_is_evaluated(shell: Shell, bot: str, held_out: Path, opened: 
     assert f"The evaluation goes on; see weft adapters evaluations {bot}" in terminal.screen.text
     newest = shell.ok("adapters", "evaluations", bot, "--limit", "1").cells[0]
     assert (newest[1], newest[3]) == (f"{bot}@v1", "text_similarity")
-
-
-def test_an_evaluation_that_cannot_be_made_is_a_failure(
-    service: Service, shell: Shell, tenant: Tenant, bot: str, held_out: Path
-) -> None:
-    file = tenant.client.files.upload(held_out, "fine-tune").id
-    service.resources.store.delete([file_key(ProjectId(tenant.project_id), FileId(file))])
-    ran = shell.run("adapters", "evaluate", bot, "--file", file, "--timeout", "60s")
-    assert (ran.status, ["STATUS", "failed"] in ran.cells) == (1, True), ran.err
-    assert ["ERROR", f"The file '{file}' was deleted."] in ran.cells
 
 
 def test_an_adapter_is_shared_and_no_longer(

@@ -89,7 +89,16 @@ class AsyncRateLimits(AsyncResource):
 
 
 class Projects(SyncResource):
-    """Needs an administrator's key. Spend limits and audit logs are at `admin.organization`, as in `openai`."""
+    """Needs an administrator's key.
+
+    What the `openai` package has itself is where it has it: service accounts, spend limits, the audit log.
+
+        >>> organization = admin.admin.organization
+        >>> organization.projects.service_accounts.create(project_id, name="ci").name
+        'ci'
+        >>> organization.audit_logs.list(project_ids=[project_id]).data[-1].type
+        'project.created'
+    """
 
     _administrative = True
 
