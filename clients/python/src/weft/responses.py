@@ -41,10 +41,9 @@ class _Responses(Generic[ResourceT]):
         return [name for name in dir(type(self._resource)) if is_request(getattr(type(self._resource), name))]
 
     def _request(self, name: str) -> Request:
-        kind = type(self._resource)
-        if name.startswith("_") or not is_request(getattr(kind, name, None)):
-            raise AttributeError(f"{kind.__name__} has no method {name!r} that is one request")
-        return getattr(self._resource, name)
+        if not name.startswith("_") and is_request(getattr(type(self._resource), name, None)):
+            return getattr(self._resource, name)
+        raise AttributeError(f"there is no method {name!r} here that is one request")
 
 
 class RawResponses(_Responses[ResourceT]):
