@@ -52,6 +52,7 @@ OURS = {
     "retrieve_alias": "adapters.aliases.retrieve",
     "set_alias": "adapters.aliases.set",
     "delete_alias": "adapters.aliases.delete",
+    "retrieve_alias_traffic": "adapters.aliases.traffic",
     "grant_adapter_permissions": "adapters.permissions.create",
     "list_adapter_permissions": "adapters.permissions.list",
     "revoke_adapter_permission": "adapters.permissions.delete",

@@ -16,7 +16,7 @@ from tests.clients.methods import GIVEN, LEFT_OUT, NOT_CALLED, OURS, STOCK
 from weft import AsyncWeft, Weft
 from weft.options import EXTRAS
 from weft.resources.usage import SyncReport
-from weft.types import adapters, evaluations, jobs
+from weft.types import adapters, aliases, evaluations, jobs
 
 DOCUMENT = json.loads((Path(__file__).parents[2] / "docs/openapi.json").read_text())
 SCHEMAS: dict[str, Any] = DOCUMENT["components"]["schemas"]
@@ -27,9 +27,9 @@ OPERATIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 PARAMETERS = {
     "AddVersion.source": (adapters.SourceParam, ("JobSource", "CheckpointSource", "ModelSource")),
-    "SetAlias.traffic": (adapters.ShareParam, ("Weighted",)),
-    "SetAlias.shadow": (adapters.ShadowParam, ("Shadowed",)),
-    "SetAlias.automatic_rollback": (adapters.AutomaticRollbackParam, ("AutomaticRollback",)),
+    "SetAlias.traffic": (aliases.ShareParam, ("Weighted",)),
+    "SetAlias.shadow": (aliases.ShadowParam, ("Shadowed",)),
+    "SetAlias.automatic_rollback": (aliases.AutomaticRollbackParam, ("AutomaticRollback",)),
     "CreateJob.on_success": (jobs.OnSuccess, ("OnSuccess",)),
     "OnSuccess.evaluation": (jobs.PromotionEvaluation, ("HeldOut",)),
     "CreateJob.method": (jobs.Method, ("RequestedMethod",)),

@@ -86,6 +86,7 @@ def test_an_alias_may_stand_beside_its_adapter(shell: Shell, bot: str) -> None:
         (("unalias", "bot"), "which alias is meant?"),
         (("split", "bot", "v1=90"), "which alias is meant?"),
         (("guard", "bot", "--off"), "which alias is meant?"),
+        (("traffic", "bot"), "which alias is meant?"),
         (("rollback", "bot@v3"), "names a version"),
         (("rollback", "bot@prod", "stable"), "name two aliases"),
         (("promote", "bot@v1", "other@prod"), "other@prod is not bot's"),
@@ -115,6 +116,19 @@ def test_an_alias_is_guarded_and_keeps_its_split(shell: Shell, bot: str) -> None
     assert ["ROLLS BACK", "above 5 % errors of 50 requests in 600 s"] in guarded
     assert ["TRAFFIC", "v1 90 %, v2 10 %"] in guarded
     assert shell.ok("adapters", "guard", f"{bot}@prod", "--off", "--json").json["automatic_rollback"] is None
+
+
+def test_what_becomes_of_an_aliass_requests(shell: Shell, bot: str) -> None:
+    shell.ok("adapters", "split", f"{bot}@default", "v1=90", "v2=10")
+    rows = shell.ok("adapters", "traffic", f"{bot}@default").cells
+    assert [cells[:5] for cells in rows] == [
+        [f"{bot}@v1", "90 %", "0", "0", "-"],
+        [f"{bot}@v2", "10 %", "0", "0", "-"],
+    ]
+    shell.ok("adapters", "split", f"{bot}@default", "v1=1", "--shadow", "v2=0.5")
+    assert [cells[1] for cells in shell.ok("adapters", "traffic", f"{bot}@default").cells[1:]] == ["50 % copied"]
+    found = shell.ok("adapters", "traffic", f"{bot}@default", "--json").json
+    assert (found["object"], found["alias"]) == ("adapter.alias.traffic", "default")
 
 
 def test_a_job_promotes_its_model_where_that_is_good_enough(

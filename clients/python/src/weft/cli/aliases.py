@@ -2,7 +2,7 @@
 
 import click
 
-from weft.cli.columns import ALIASES, CHANGES
+from weft.cli.columns import ALIASES, CHANGES, TRAFFIC
 from weft.cli.commands import PAGE, Command, Session, duration, listing, session_of
 from weft.cli.output import Column, show_item, show_items
 from weft.cli.references import alias_of, name_alone, share_of, shares_of
@@ -120,6 +120,22 @@ def guard(
     show_item(session, made, ALIASES)
 
 
+@click.command("traffic", cls=Command)
+@aliased
+@session_of
+def show_traffic(session: Session, reference: str) -> None:
+    """Show what became of an alias's requests, by version.
+
+    Since the alias last changed, and some seconds behind.
+    """
+    name, alias = alias_of(reference)
+    found = session.client.adapters.aliases.traffic(name, alias)
+    if session.json:
+        show_item(session, found, ())
+    else:
+        show_items(session, found.versions, TRAFFIC)
+
+
 @click.command("aliases", cls=Command)
 @click.argument("name", type=name_alone)
 @session_of
@@ -151,4 +167,4 @@ def history(session: Session, reference: str, alias: str | None, limit: int) -> 
     show_items(session, found, CHANGES, limit)
 
 
-COMMANDS = (promote, rollback, split, guard, list_aliases, unalias, history)
+COMMANDS = (promote, rollback, split, guard, show_traffic, list_aliases, unalias, history)

@@ -82,6 +82,17 @@ ALIASES = (
     Column("REVISION", lambda alias: alias.revision),
     Column("CHANGED", lambda alias: moment(alias.updated_at)),
 )
+TRAFFIC = (
+    Column("MODEL", lambda each: each.model),
+    Column("PART", lambda each: f"{100 * each.fraction:.4g} %" + (" copied" if each.shadow else "")),
+    Column("REQUESTS", lambda each: each.requests),
+    Column("ERRORS", lambda each: each.errors),
+    Column("ERROR RATE", lambda each: None if each.error_rate is None else f"{100 * each.error_rate:.4g} %"),
+    Column("INPUT TOKENS", lambda each: each.input_tokens),
+    Column("OUTPUT TOKENS", lambda each: each.output_tokens),
+    Column("FIRST TOKEN MS", lambda each: each.first_token_ms),
+    Column("ANSWER MS", lambda each: each.answer_ms),
+)
 CHANGES = (
     Column("TIME", lambda change: moment(change.created_at)),
     Column("ALIAS", lambda change: change.alias),

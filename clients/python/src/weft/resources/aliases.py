@@ -9,7 +9,14 @@ from typing_extensions import Unpack
 
 from weft.options import Extras, path, with_header
 from weft.resource import AsyncResource, SyncResource
-from weft.types.adapters import AdapterAlias, AliasDeleted, AutomaticRollbackParam, ShadowParam, ShareParam
+from weft.types.aliases import (
+    AdapterAlias,
+    AliasDeleted,
+    AliasTraffic,
+    AutomaticRollbackParam,
+    ShadowParam,
+    ShareParam,
+)
 
 if TYPE_CHECKING:
     from weft.stock import AsyncPaginator
@@ -62,6 +69,10 @@ class Aliases(SyncResource):
     def retrieve(self, adapter: str, alias: str, **extras: Unpack[Extras]) -> AdapterAlias:
         return self._one(path(ALIAS, adapter, alias), AdapterAlias, extras)
 
+    def traffic(self, adapter: str, alias: str, **extras: Unpack[Extras]) -> AliasTraffic:
+        """What became of an alias's requests since it last changed, version by version; some seconds behind."""
+        return self._one(path(ALIAS + "/traffic", adapter, alias), AliasTraffic, extras)
+
     def delete(
         self, adapter: str, alias: str, *, if_revision: int | Omit = omit, **extras: Unpack[Extras]
     ) -> AliasDeleted:
@@ -103,6 +114,9 @@ class AsyncAliases(AsyncResource):
 
     async def retrieve(self, adapter: str, alias: str, **extras: Unpack[Extras]) -> AdapterAlias:
         return await self._one(path(ALIAS, adapter, alias), AdapterAlias, extras)
+
+    async def traffic(self, adapter: str, alias: str, **extras: Unpack[Extras]) -> AliasTraffic:
+        return await self._one(path(ALIAS + "/traffic", adapter, alias), AliasTraffic, extras)
 
     async def delete(
         self, adapter: str, alias: str, *, if_revision: int | Omit = omit, **extras: Unpack[Extras]

@@ -15,9 +15,10 @@ from weft.resource import AsyncResource, SyncResource
 from weft.resources.aliases import Aliases, AsyncAliases
 from weft.resources.references import Reference, named_alias
 from weft.stock import cached_property
-from weft.types.adapters import (
+from weft.types.aliases import (
     AdapterAlias,
     AdapterChange,
+    AliasTraffic,
     AutomaticRollbackParam,
     ShadowParam,
     ShareParam,
@@ -115,6 +116,15 @@ class Steering(SyncResource):
             reason=reason,
             **extras,
         )
+
+    def traffic(self, reference: str, **extras: Unpack[Extras]) -> AliasTraffic:
+        """How a canary does: requests, errors, tokens and times of each version since the alias last changed.
+
+        >>> traffic = client.adapters.traffic("support-bot")
+        >>> [(each.version, each.requests, each.errors) for each in traffic.versions]
+        [(1, 0, 0)]
+        """
+        return self.aliases.traffic(*named_alias(reference), **extras)
 
     def rollback(
         self, reference: str, alias: str | None = None, *, reason: str | Omit = omit, **extras: Unpack[Extras]
@@ -215,6 +225,9 @@ class AsyncSteering(AsyncResource):
             reason=reason,
             **extras,
         )
+
+    async def traffic(self, reference: str, **extras: Unpack[Extras]) -> AliasTraffic:
+        return await self.aliases.traffic(*named_alias(reference), **extras)
 
     async def rollback(
         self, reference: str, alias: str | None = None, *, reason: str | Omit = omit, **extras: Unpack[Extras]

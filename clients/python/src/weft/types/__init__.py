@@ -2,17 +2,20 @@
 
 from weft.types.adapters import (
     Adapter,
-    AdapterAlias,
-    AdapterChange,
     AdapterDeleted,
     AdapterPermission,
     AdapterResidency,
     AdapterVersion,
-    AliasDeleted,
-    AutomaticRollback,
     PermissionDeleted,
     Provenance,
     VersionDeleted,
+)
+from weft.types.aliases import (
+    AdapterAlias,
+    AdapterChange,
+    AliasDeleted,
+    AliasTraffic,
+    AutomaticRollback,
 )
 from weft.types.evaluations import AdapterEvaluation, EvaluationResults, Promotion
 from weft.types.files import DatasetReport, FileProblem, FileValidation
@@ -75,6 +78,7 @@ __all__ = [
     "AdapterRolledBackWebhookEvent",
     "AdapterVersion",
     "AliasDeleted",
+    "AliasTraffic",
     "AutomaticRollback",
     "CheckpointCreatedWebhookEvent",
     "CompletionsUsage",

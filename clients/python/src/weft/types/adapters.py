@@ -1,4 +1,4 @@
-"""Registered adapters: their versions, aliases, history and permissions."""
+"""Registered adapters: their versions, what those were made of, and permissions."""
 
 from typing import Any, Literal, Required, TypedDict
 
@@ -27,8 +27,22 @@ class VersionSource(BaseModel):
     id: str
 
 
+class VersionScore(BaseModel):
+    """What an evaluation found; `alias` is what it decided on, None where nothing."""
+
+    evaluation_id: str
+    grader: str
+    score: float | None = None
+    alias: str | None = None
+    promoted: bool | None = None
+    finished_at: int | None = None
+
+
 class AdapterVersion(BaseModel):
-    """One immutable version. `model` is what to give as the model of a request."""
+    """One immutable version. `model` is what to give as the model of a request.
+
+    `evaluation` is what its job measured at its step; `scores` are of its newest evaluations, newest first.
+    """
 
     id: str
     object: Literal["adapter.version"] = "adapter.version"
@@ -44,61 +58,8 @@ class AdapterVersion(BaseModel):
     bytes: int
     source: VersionSource
     evaluation: dict[str, Any] | None = None
+    scores: list[VersionScore] = []
     pinned: bool = False
-    created_at: int
-
-
-class Share(BaseModel):
-    version: int
-    weight: float
-
-
-class Shadow(BaseModel):
-    version: int
-    fraction: float
-
-
-class AutomaticRollback(BaseModel):
-    """Back to the version before, once more than `max_error_rate` of at least `min_requests` requests have failed."""
-
-    max_error_rate: float
-    min_requests: int
-    window_seconds: int
-
-
-class AdapterAlias(BaseModel):
-    """Points at a version; may split traffic over several and may copy some of it to another."""
-
-    id: str
-    """How a request names it as its model."""
-    object: Literal["adapter.alias"] = "adapter.alias"
-    adapter: str
-    alias: str
-    version: int
-    traffic: list[Share] | None = None
-    shadow: Shadow | None = None
-    automatic_rollback: AutomaticRollback | None = None
-    revision: int
-    """Grows with every change; give it as `if_revision` to change only what you have seen."""
-    updated_at: int
-
-
-class AdapterChange(BaseModel):
-    """An entry of an adapter's history. `traffic` and `shadow` are those that the change led to."""
-
-    id: str
-    object: Literal["adapter.change"] = "adapter.change"
-    adapter: str
-    alias: str
-    revision: int
-    action: Literal["promote", "rollback", "automatic_rollback", "traffic", "shadow", "update", "delete"] | str
-    from_version: int | None = None
-    to_version: int | None = None
-    traffic: list[Share] | None = None
-    shadow: Shadow | None = None
-    actor: str | None = None
-    """The id of the key that made it."""
-    reason: str | None = None
     created_at: int
 
 
@@ -154,8 +115,26 @@ class StoredFile(BaseModel):
     size: int
 
 
+class EvaluationRecord(BaseModel):
+    """How a version did on the examples of a file. `current_score` is that of the version of `alias` at that time."""
+
+    id: str
+    file_id: str
+    file_sha256: str | None = None
+    grader: dict[str, Any]
+    score: float | None = None
+    alias: str | None = None
+    current_version: int | None = None
+    current_score: float | None = None
+    promoted: bool | None = None
+    finished_at: int | None = None
+
+
 class Provenance(BaseModel):
-    """Everything that a version was made of. `job` is None for an imported one, `imported` for any other."""
+    """Everything that a version was made of, and how it did. `job` is None for an imported one, `imported` for others.
+
+    `evaluation` is what the job measured itself; `evaluations` were made later, and are the newest ones.
+    """
 
     object: Literal["adapter.provenance"] = "adapter.provenance"
     adapter: str
@@ -171,6 +150,7 @@ class Provenance(BaseModel):
     training_file: DataFile | None = None
     validation_file: DataFile | None = None
     evaluation: dict[str, Any] | None = None
+    evaluations: list[EvaluationRecord] = []
 
 
 class AdapterDeleted(BaseModel):
@@ -191,14 +171,6 @@ class VersionDeleted(BaseModel):
     deleted: bool
 
 
-class AliasDeleted(BaseModel):
-    id: str
-    object: Literal["adapter.alias"] = "adapter.alias"
-    adapter: str
-    alias: str
-    deleted: bool
-
-
 class PermissionDeleted(BaseModel):
     id: str
     object: Literal["adapter.permission"] = "adapter.permission"
@@ -212,19 +184,3 @@ class SourceParam(TypedDict, total=False):
     job_id: str
     checkpoint_id: str
     model: str
-
-
-class ShareParam(TypedDict):
-    version: int
-    weight: float
-
-
-class ShadowParam(TypedDict):
-    version: int
-    fraction: float
-
-
-class AutomaticRollbackParam(TypedDict, total=False):
-    max_error_rate: Required[float]
-    min_requests: int
-    window_seconds: int

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from openai import BaseModel
 from openai.types.webhooks import UnwrapWebhookEvent
 
-from weft.types.adapters import Shadow, Share
+from weft.types.aliases import Shadow, Share
 
 
 class CheckpointData(BaseModel):
