@@ -6,6 +6,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.contracts.base_model import BaseModelInfo
+from service.contracts.servable import MAX_RANK
 from service.contracts.store import StoreSettings
 
 
@@ -102,7 +103,9 @@ class ServiceSettings(BaseSettings):
         description="Where adapters may be imported from, `bucket` or `bucket/folder`; `{project}` is a project's id.",
     )
     max_import_bytes: int = Field(default=4 << 30, ge=0, description="Of an imported adapter's weights.")
-    max_import_rank: int = Field(default=64, ge=1, le=512, description="That replicas serve and trainers train.")
+    max_lora_rank: int = Field(
+        default=MAX_RANK, ge=1, le=512, description="Of trained and imported adapters: what every replica serves."
+    )
     export_hours: float = Field(default=24.0, gt=0, description="Exported files can be read for so long.")
     max_project_transfers: int = Field(
         default=20, ge=1, description="Of a project: imports and exports under way, and merged exports still there."

@@ -71,7 +71,7 @@ def pairs_of(header: Mapping[str, Tensor], rank: int) -> dict[str, Pair]:
 
 
 def _pair(module: str, shapes: Mapping[str, tuple[int, ...]], rank: int) -> Pair:
-    if shapes.keys() != {"A", "B"}:
+    if set(shapes) != {"A", "B"}:
         raise Unservable(f"{module[:120]} has only one of lora_A and lora_B")
     match shapes["A"], shapes["B"]:
         case (down, features_in), (features_out, up) if down == up == rank:
