@@ -79,7 +79,9 @@ class ServiceSettings(BaseSettings):
     hot_adapter_requests: int = Field(
         default=32, ge=1, description="Requests at once for which one replica of an adapter is enough."
     )
-    stall_seconds: float = Field(default=30.0, gt=0, description="A client that reads nothing for so long is cut off.")
+    stall_seconds: float = Field(
+        default=30.0, gt=0, description="A client that takes less than 1 KiB a second for so long is cut off."
+    )
     training_price_per_million_tokens: dict[str, float] = Field(
         default={}, description="By base model; nothing for those that are not named."
     )
