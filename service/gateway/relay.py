@@ -7,7 +7,7 @@ once: what kills one engine must not be carried from engine to engine. One that 
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,8 +116,10 @@ class Relay:
         self._cold_wait = cold_wait
 
     @asynccontextmanager
-    async def ask(self, call: Call) -> AsyncGenerator[Reply, None]:
+    async def ask(self, call: Call, left: Callable[[Replica], None] | None = None) -> AsyncGenerator[Reply, None]:
         """A replica's 200, its connection closed at the end of the block unless it was read to the end.
+
+        `left` is called where this is cancelled while a replica may be at it.
 
         Raises ApiError: the replica's own refusal, or Unavailable where no replica could be made to answer.
         """
@@ -127,6 +129,10 @@ class Relay:
             with self._placement.occupied(replica, call.affinity):
                 try:
                     reply = await self._once(replica, call, attempts.deadline)
+                except asyncio.CancelledError:
+                    if left is not None:
+                        left(replica)
+                    raise
                 except ReplicaFailed as failure:
                     await self._after_failure(failure, replica, call, attempts)
                     continue

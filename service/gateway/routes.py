@@ -18,6 +18,7 @@ from service.contracts.ids import ProjectId, new_request_id
 from service.contracts.replica import WAIT_HEADER
 from service.errors import ApiError, Unavailable
 from service.gateway import fields
+from service.gateway.abandoned import Abandoned
 from service.gateway.client import Answer, read_body
 from service.gateway.embeddings import not_embedding, parse_embedding
 from service.gateway.exchange import Answered, Booking, pass_on, whole_answer
@@ -87,11 +88,13 @@ class Gateway:
         session = await self._stack.enter_async_context(open_session())
         pulse = Pulse(session, self.membership)
         self._relay = Relay(session, self._placement, self.membership, pulse, self._cold_wait)
+        self.abandoned = Abandoned(session)
         await self._stack.enter_async_context(self.spool.running())
+        self._stack.push_async_callback(self.abandoned.look)
         await self.membership.refresh()
         warming = partial(self._warmer.run, session, self._placement)
         self._stack.push_async_callback(self.outcomes.flush)
-        for work in (self.membership.run, pulse.run, warming, self.limiter.run, self.outcomes.run):
+        for work in (self.membership.run, pulse.run, warming, self.limiter.run, self.outcomes.run, self.abandoned.run):
             self._stack.push_async_callback(_ended, asyncio.create_task(_kept_running(work)))
         self._stack.push_async_callback(self.shadows.close)
         return self
@@ -117,11 +120,12 @@ class Gateway:
     ) -> None:
         """Asks a replica and passes its answer on. The ledger's id is ours: a client's could be used twice."""
         call = self._call(path, tenant.project_id, request, target, self._pseudonyms.tenant(tenant.project_id))
+        booking = Booking(self.spool, tenant, target, call.request_id, admission)
+        left = partial(self.abandoned.note, request_id=call.request_id, book=booking.book)
         try:
-            async with self._relay.ask(call) as reply:
+            async with self._relay.ask(call, left) as reply:
                 if target.shadow is not None:
                     self.shadows.offer(path, tenant.project_id, request, target.shadow)
-                booking = Booking(self.spool, tenant, target, call.request_id, admission)
                 whole = await pass_on(reply, request, target, answer, booking)
         except ApiError as problem:
             self.outcomes.note_problem(target.version, problem)
