@@ -1,8 +1,9 @@
 """The service's configuration: read once from the environment (prefix `WEFT_`), then frozen."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.contracts.base_model import BaseModelInfo
@@ -66,6 +67,10 @@ class ServiceSettings(BaseSettings):
     cold_wait_seconds: float = 60.0
     max_completions: int = Field(default=2048, ge=1, description="Completions at once in one process.")
     max_project_completions: int = Field(default=512, ge=1, description="Of these, of one project.")
+    max_completion_bytes: int = Field(
+        default=512 << 20, ge=1, description="What completions in one process hold: bodies, twice, and whole answers."
+    )
+    max_project_completion_bytes: int = Field(default=128 << 20, ge=1, description="Of these, of one project.")
     max_requests_per_minute: int = Field(
         default=1_000_000, ge=0, description="Of a project that has no limit of its own."
     )
@@ -112,3 +117,9 @@ class ServiceSettings(BaseSettings):
     max_project_transfers: int = Field(
         default=20, ge=1, description="Of a project: imports and exports under way, and merged exports still there."
     )
+
+    @model_validator(mode="after")
+    def _one_request_fits(self) -> Self:
+        if min(self.max_completion_bytes, self.max_project_completion_bytes) < 2 * self.max_prompt_bytes:
+            raise ValueError("max_completion_bytes and max_project_completion_bytes must be twice max_prompt_bytes")
+        return self

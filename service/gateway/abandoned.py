@@ -19,7 +19,7 @@ from service.gateway.events import Usage
 from service.replicas.membership import Replica
 
 PAUSE_SECONDS = 0.1
-"""Before the first look, when a replica has noticed that the connection is gone; twice as long before each other one."""
+"""Before the first look, when a replica has noticed that the connection is gone; twice as long before each other."""
 LONGEST_PAUSE_SECONDS = 1.0
 PATIENCE_SECONDS = 5.0
 """For so long a replica is asked."""

@@ -22,8 +22,9 @@ from service.gateway.abandoned import Abandoned
 from service.gateway.client import Answer, read_body
 from service.gateway.embeddings import not_embedding, parse_embedding
 from service.gateway.exchange import Answered, Booking, pass_on, whole_answer
+from service.gateway.fitting import check_fits
 from service.gateway.heat import Heat
-from service.gateway.limits import Limits
+from service.gateway.limits import Budgets, Held, Limits
 from service.gateway.outcomes import Outcomes
 from service.gateway.place import Placement
 from service.gateway.pulse import Pulse
@@ -63,7 +64,15 @@ class Gateway:
         self.callers = Callers(keys)
         self.resolver = Resolver(resources)
         settings = resources.settings
-        self.limits = Limits(settings.max_completions, settings.max_project_completions)
+        self.limits = Limits(
+            Budgets(
+                requests=settings.max_completions,
+                of_project=settings.max_project_completions,
+                bytes=settings.max_completion_bytes,
+                bytes_of_project=settings.max_project_completion_bytes,
+            )
+        )
+        self.bases = {base.name: base for base in settings.base_models}
         self._pseudonyms = Pseudonyms(resources)
         self.membership = Membership(resources)
         self._placement = Placement(self.membership, Heat(settings.hot_adapter_requests))
@@ -117,9 +126,13 @@ class Gateway:
         target: Target,
         answer: Answer,
         admission: Admission,
+        held: Held,
     ) -> None:
         """Asks a replica and passes its answer on. The ledger's id is ours: a client's could be used twice."""
-        call = self._call(path, tenant.project_id, request, target, self._pseudonyms.tenant(tenant.project_id))
+        pseudonym = self._pseudonyms.tenant(tenant.project_id)
+        call = self._call(path, tenant.project_id, request, target, pseudonym, take=held.take)
+        if target.shadow is None:
+            request.forget()
         booking = Booking(self.spool, tenant, target, call.request_id, admission)
         left = partial(self.abandoned.note, request_id=call.request_id, book=booking.book)
         try:
@@ -158,9 +171,11 @@ class Gateway:
         tenant: str,
         *,
         once: bool = False,
+        take: Callable[[int], None] | None = None,
     ) -> Call:
         return Call(
             once=once,
+            take=take,
             path=path,
             body=request.upstream(target.model, self._pseudonyms.cache_salt(project)),
             target=target,
@@ -183,17 +198,18 @@ class Endpoint:
         tenant = await caller(self._gateway, scope, self._path)
         self._gateway.check_ready()
         # From before the body: that is what takes memory.
-        with self._gateway.limits.counted(tenant.project_id, tenant.limits.streams):
-            raw = await read_body(receive)
+        with self._gateway.limits.counted(tenant.project_id, tenant.limits.streams) as held:
+            raw = await read_body(receive, held.take)
             request = self._read(raw)
             target = await self._gateway.resolver.target(tenant.project_id, request.model, raw)
+            check_fits(request, self._gateway.bases.get(target.base))
             tokens = estimate(len(raw), request.fields, request.choices * request.prompts)
             with self._gateway.limiter.admit(tenant, tokens) as admission:
                 headers = admission.headers
                 if target.version is not None:
                     headers = [*headers, (VERSION_HEADER, target.name.encode())]
                 async with Answer(receive, send, headers) as answer:
-                    await self._gateway.exchange(self._path, tenant, request, target, answer, admission)
+                    await self._gateway.exchange(self._path, tenant, request, target, answer, admission, held)
 
 
 class Embeddings:
@@ -204,8 +220,8 @@ class Embeddings:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         tenant = await caller(self._gateway, scope, EMBEDDINGS)
-        with self._gateway.limits.counted(tenant.project_id, tenant.limits.streams):
-            model = parse_embedding(await read_body(receive))
+        with self._gateway.limits.counted(tenant.project_id, tenant.limits.streams) as held:
+            model = parse_embedding(await read_body(receive, held.take))
         await self._gateway.resolver.target(tenant.project_id, model)
         raise not_embedding(model)
 
