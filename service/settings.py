@@ -32,6 +32,9 @@ class ServiceSettings(BaseSettings):
     base_models: tuple[BaseModelInfo, ...] = Field(min_length=1)
     organization_name: str = Field(default="weft", pattern=r"^[a-z0-9-]{1,32}$")
     admin_key: SecretStr = Field(min_length=32)
+    metrics_token: SecretStr | None = Field(
+        default=None, min_length=32, description="Opens /metrics and nothing else; the admin key opens it too."
+    )
     worker_token: SecretStr = Field(min_length=32)
     replica_token: SecretStr = Field(min_length=32)
     secret: SecretStr = Field(min_length=32, description="Keys the HMACs: cache salts of tenants, cursors.")
@@ -84,6 +87,7 @@ class ServiceSettings(BaseSettings):
     hot_adapter_requests: int = Field(
         default=32, ge=1, description="Requests at once for which one replica of an adapter is enough."
     )
+    metrics_projects: int = Field(default=50, ge=1, description="Projects with numbers of their own in /metrics.")
     stall_seconds: float = Field(
         default=30.0, gt=0, description="A client that takes less than 1 KiB a second for so long is cut off."
     )

@@ -62,6 +62,7 @@ class Gateway:
 
     def __init__(self, resources: Resources, keys: KeyCache) -> None:
         self.callers = Callers(keys)
+        self._metrics = resources.metrics
         self.resolver = Resolver(resources)
         settings = resources.settings
         self.limits = Limits(
@@ -133,7 +134,7 @@ class Gateway:
         call = self._call(path, tenant.project_id, request, target, pseudonym, take=held.take)
         if target.shadow is None:
             request.forget()
-        booking = Booking(self.spool, tenant, target, call.request_id, admission)
+        booking = Booking(self.spool, self._metrics, tenant, target, call.request_id, admission)
         left = partial(self.abandoned.note, request_id=call.request_id, book=booking.book)
         try:
             async with self._relay.ask(call, left) as reply:
@@ -141,7 +142,7 @@ class Gateway:
                     self.shadows.offer(path, tenant.project_id, request, target.shadow)
                 whole = await pass_on(reply, request, target, answer, booking)
         except ApiError as problem:
-            self.outcomes.note_problem(target.version, problem)
+            self._failed(target, problem)
             raise
         if target.version is not None:
             self.outcomes.note(target.version, failed=not whole)
@@ -156,11 +157,16 @@ class Gateway:
                 body, usage = whole_answer(reply, target)
                 waited = float(reply.response.headers.get(WAIT_HEADER, 0)) / 1000
         except ApiError as problem:
-            self.outcomes.note_problem(target.version, problem, shadow=shadow)
+            self._failed(target, problem, shadow=shadow)
             raise
+        self._metrics.tokens.add(project, usage.prompt_tokens, usage.completion_tokens)
         if target.version is not None:
             self.outcomes.note(target.version, failed=False, shadow=shadow)
         return Answered(call.request_id, body, usage, waited)
+
+    def _failed(self, target: Target, problem: ApiError, *, shadow: bool = False) -> None:
+        self._metrics.failed(problem.status, problem.code)
+        self.outcomes.note_problem(target.version, problem, shadow=shadow)
 
     def _call(
         self,
