@@ -8,9 +8,9 @@ import asyncio
 import hmac
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -27,6 +27,8 @@ JOBS_SECONDS = 15.0
 """Counting jobs reads the whole table."""
 
 
+SHOWN: dict[int | str, Any] = {200: {"content": {CONTENT_TYPE_LATEST: {"schema": {"type": "string"}}}}}
+
 router = APIRouter(tags=["health"])
 
 
@@ -38,7 +40,7 @@ async def require_reader(request: Request, resources: CurrentResources) -> None:
         await require_admin(request, resources)
 
 
-@router.get("/metrics", response_class=PlainTextResponse, dependencies=[Depends(require_reader)])
+@router.get("/metrics", response_class=Response, responses=SHOWN, dependencies=[Depends(require_reader)])
 async def metrics(request: Request) -> Response:
     """What this process counts, for Prometheus. Also opened by the token that the configuration has for it."""
     monitoring: Monitoring = request.app.state.monitoring
