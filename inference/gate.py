@@ -8,27 +8,27 @@ layers come from the base's own configuration, built without weights, so every a
 import functools
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from inference.problems import AdapterError
 from service.contracts.manifest import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST, AdapterManifest
 from service.contracts.servable import (
-    DTYPES,
-    MAX_ABSOLUTE,
     MAX_CONFIG_BYTES,
     MAX_HEADER_BYTES,
     MAX_SCALE,
     MAX_TARGETS,
+    Pair,
+    Unservable,
+    check_extremes,
+    check_scale,
+    pairs_of,
 )
-from service.contracts.tensor_header import BadHeader, Tensor, once_each, read_header
+from service.contracts.tensor_header import BadHeader, once_each, read_header
 
 MAX_FILES = 16
-_TENSOR = re.compile(r"^base_model\.model\.(?P<module>[A-Za-z0-9_.]+)\.lora_(?P<side>[AB])\.weight$")
 _MODULE = re.compile(r"^[A-Za-z0-9_.]{1,256}$")
 _HARMLESS_FILE = re.compile(r"^[A-Za-z0-9_-]+\.(json|md)$")
 
@@ -54,14 +54,6 @@ _PLAIN: Mapping[str, tuple[Any, ...]] = {
 
 Layers = Mapping[str, tuple[int, int]]
 """Linear layers of the base by module name: (output features, input features)."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One layer's two tensors as the file's header states them."""
-
-    down: tuple[int, ...] | None = None
-    up: tuple[int, ...] | None = None
 
 
 class AdapterGate:
@@ -112,10 +104,13 @@ class AdapterGate:
             path = folder / file.path
             if path.is_symlink() or not path.is_file() or path.stat().st_size != file.size:
                 _refuse(f"{file.path} is not a plain file of the size that its manifest states")
-        rank, alpha = _check_config(folder / ADAPTER_CONFIG, self._max_rank)
-        if (rank, alpha) != (manifest.rank, manifest.alpha):
-            _refuse("adapter_config.json and the manifest disagree on rank or alpha")
-        _check_weights(folder / ADAPTER_WEIGHTS, self._layers(), rank)
+        try:
+            rank, alpha = _check_config(folder / ADAPTER_CONFIG, self._max_rank)
+            if (rank, alpha) != (manifest.rank, manifest.alpha):
+                _refuse("adapter_config.json and the manifest disagree on rank or alpha")
+            _check_weights(folder / ADAPTER_WEIGHTS, self._layers(), rank)
+        except Unservable as reason:
+            _refuse(str(reason))
 
 
 def layers_of_base(source: str) -> Layers:
@@ -163,8 +158,7 @@ def _check_config(path: Path, max_rank: int) -> tuple[int, float]:
         _refuse(f"its rank is not between 1 and {max_rank}")
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha <= MAX_SCALE * max_rank:
         _refuse(f"lora_alpha is not a number between 0 and {MAX_SCALE * max_rank:g}")
-    if alpha / (math.sqrt(rank) if config.get("use_rslora") else rank) > MAX_SCALE:
-        _refuse(f"lora_alpha scales its rank by more than {MAX_SCALE:g}")
+    check_scale(rank, alpha, stabilised=bool(config.get("use_rslora")))
     return rank, float(alpha)
 
 
@@ -186,50 +180,26 @@ def _check_weights(path: Path, layers: Layers, rank: int) -> None:
         _refuse("its weights are larger than this base and rank can have")
     try:
         header = read_header(path, MAX_HEADER_BYTES)
-        for module, pair in _pairs(header).items():
-            _check_shapes(module, pair, layers, rank)
+        for module, pair in pairs_of(header, rank).items():
+            _check_layer(module, pair, layers)
         with safe_open(str(path), framework="pt") as tensors:
             if set(tensors.keys()) != header.keys():
                 raise BadHeader("its names are ambiguous")
             for name in header:
-                _check_values(name, *torch.aminmax(tensors.get_tensor(name)))
+                least, most = torch.aminmax(tensors.get_tensor(name))
+                check_extremes(name, float(least), float(most))
     except BadHeader as error:
         _refuse(f"{path.name} is not a safetensors file: {error}")
     except SafetensorError:
         _refuse(f"{path.name} is not a safetensors file")
 
 
-def _pairs(header: Mapping[str, Tensor]) -> dict[str, Pair]:
-    """From the header alone; no tensor is read."""
-    pairs: dict[str, Pair] = {}
-    for name, tensor in header.items():
-        found = _TENSOR.fullmatch(name)
-        if found is None:
-            _refuse(f"unknown tensor {name[:120]!r}")
-        if tensor.dtype not in DTYPES:
-            _refuse(f"{name[:120]} is {tensor.dtype[:20]}; only F32, F16 and BF16 are served")
-        pair = pairs.get(found["module"], Pair())
-        down = found["side"] == "A"
-        pairs[found["module"]] = Pair(tensor.shape, pair.up) if down else Pair(pair.down, tensor.shape)
-    if not pairs:
-        _refuse("it holds no tensors")
-    return pairs
-
-
-def _check_shapes(module: str, pair: Pair, layers: Layers, rank: int) -> None:
+def _check_layer(module: str, pair: Pair, layers: Layers) -> None:
     if module not in layers:
         _refuse(f"the base has no linear layer {module[:120]!r} that adapters may change")
-    if pair.down is None or pair.up is None:
-        _refuse(f"{module} has only one of lora_A and lora_B")
-    features_out, features_in = layers[module]
-    if pair.down != (rank, features_in) or pair.up != (features_out, rank):
-        _refuse(f"{module} has shapes {pair.down} and {pair.up}, not {(rank, features_in)} and {(features_out, rank)}")
-
-
-def _check_values(name: str, least: Any, most: Any) -> None:
-    # NaN spreads to both ends and fails every comparison, so one pass judges finiteness and magnitude.
-    if not (float(least) >= -MAX_ABSOLUTE and float(most) <= MAX_ABSOLUTE):
-        _refuse(f"{name} holds values that are not finite or exceed {MAX_ABSOLUTE:g}")
+    ours, theirs = (pair.features_out, pair.features_in), layers[module]
+    if ours != theirs:
+        _refuse(f"{module} has shapes for {ours} features out and in, not {theirs}")
 
 
 def _refuse(reason: str) -> NoReturn:

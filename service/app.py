@@ -41,7 +41,7 @@ import service.uploads.sweep
 import service.usage.routes
 import service.webhooks.deliver
 import service.webhooks.routes
-from service import health
+from service import health, monitoring
 from service.gateway.routes import Gateway
 from service.idempotency.route import Attempts
 from service.middleware import BodyLimit, RequestFrame
@@ -54,6 +54,7 @@ from service.tenants.projects import ensure_organization
 
 ROUTERS = (
     health.router,
+    monitoring.router,
     service.tenants.routes.router,
     service.usage.routes.router,
     service.files.routes.router,
@@ -101,6 +102,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app.state.attempts = Attempts(settings.secret.get_secret_value())
     app.state.readiness = health.Readiness()
     app.state.gateway = Gateway(resources, keys)
+    app.state.monitoring = monitoring.Monitoring(resources, app.state.gateway)
     # The last one added is the outermost.
     app.add_middleware(
         BodyLimit,
@@ -110,7 +112,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         max_part_bytes=settings.max_part_bytes,
         max_unannounced_bytes=settings.max_unannounced_bytes,
     )
-    app.add_middleware(RequestFrame)
+    app.add_middleware(RequestFrame, metrics=resources.metrics)
     for error in RENDERED:
         app.add_exception_handler(error, render)
     for router in ROUTERS:

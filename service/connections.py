@@ -1,7 +1,8 @@
 """The server's side of one client connection: how much may wait to be sent on it, and for how long.
 
 Applications wait for room by themselves (uvicorn's flow control); this bounds what is written when there is none, in
-this process and in the kernel, and cuts a client off that takes nothing, even where its answer is all written already.
+this process and in the kernel, and cuts a client off that takes next to nothing of what waits for it, even where its
+answer is all written already: while it holds out, its request holds a turn at a replica.
 """
 
 import asyncio
@@ -10,6 +11,8 @@ import logging
 import socket
 import struct
 import termios
+from collections import deque
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -22,10 +25,31 @@ UNWANTED_BYTES = 64 << 20
 
 A body without an end is cut off there.
 """
+LEAST_BYTES_PER_SECOND = 1 << 10
+"""A client that takes its answer more slowly, over the time to a cut and with all that time something to take, is cut
+off. Replicas expect the same of gateways.
+"""
 LOOKS = 4
 """How often in the time to a cut a look is taken. A timer per connection costs nothing per write."""
 
 log = logging.getLogger("service.connections")
+
+
+class Counted:
+    """A transport that knows how much has been written to it. What the kernel counts is not told on every system."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._write = transport.write
+        self.is_closing = transport.is_closing
+        self.written = 0
+
+    def write(self, data: bytes) -> None:
+        self.written += len(data)
+        self._write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class Connection(HttpToolsProtocol):
@@ -34,14 +58,17 @@ class Connection(HttpToolsProtocol):
     stall_seconds = 30.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        super().connection_made(transport)
+        self._counted = Counted(transport)
+        super().connection_made(cast(asyncio.Transport, self._counted))
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         self._socket = transport.get_extra_info("socket")
         if self._socket.family != socket.AF_UNIX:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         self._unwanted = 0
-        self._unsent = 0
-        self._looks_without_progress = 0
+        self._due = 0
+        """What had been written at the last look."""
+        self._taken: deque[int] = deque(maxlen=LOOKS + 1)
+        """What the client had taken at each look since which something has waited for it all the time."""
         self._next_look = self.loop.call_later(self.stall_seconds / LOOKS, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -61,13 +88,16 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def _look(self) -> None:
-        unsent = self.transport.get_write_buffer_size() + _unacknowledged(self._socket.fileno())
-        # While a client reads at all, what waits for it changes from look to look.
-        stalled = unsent > 0 and unsent == self._unsent
-        self._looks_without_progress = self._looks_without_progress + 1 if stalled else 0
-        self._unsent = unsent
-        if self._looks_without_progress >= LOOKS:
-            log.warning("a client that does not read its answer was cut off")
+        written = self._counted.written
+        taken = written - self.transport.get_write_buffer_size() - _unacknowledged(self._socket.fileno())
+        if taken >= self._due:
+            # What came since the last look is on its way to it, however little comes.
+            self._taken.clear()
+        self._taken.append(taken)
+        self._due = written
+        least = LEAST_BYTES_PER_SECOND * self.stall_seconds
+        if len(self._taken) > LOOKS and taken - self._taken[0] < least:
+            log.warning("a client that takes too little of its answer was cut off")
             # With a reset, or the kernel would go on trying to deliver what it holds.
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.transport.abort()

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.contracts.ids import new_request_id
 from service.contracts.replica import REQUEST_ID_HEADER
 from service.errors import ApiError, PayloadTooLarge, UnsupportedMedia
+from service.metrics import Metrics
 from service.rendering import respond, unexpected
 
 OPENAI_VERSION = (b"openai-version", b"2020-10-01")
@@ -30,8 +31,9 @@ class RequestFrame:
     The id in `scope["state"]["request_id"]` may be the client's own: good for logs, never for the ledger.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -46,6 +48,7 @@ class RequestFrame:
             nonlocal answered
             if message["type"] == "http.response.start":
                 answered = True
+                self._metrics.answered(scope, message["status"])
                 milliseconds = round((time.perf_counter() - started) * 1000)
                 named = (
                     (RAW_ID_HEADER, request_id.encode()),
@@ -63,6 +66,8 @@ class RequestFrame:
                 # The status is on its way: only a cut connection still tells the client that the answer is not whole.
                 raise
             await respond(unexpected())(scope, receive, framed)
+        if not answered:
+            self._metrics.answered(scope, None)
 
 
 class BodyLimit:

@@ -11,6 +11,7 @@ from service.contracts.base_model import BaseModelInfo
 from service.contracts.store import ObjectStore
 from service.db import ControlSession, Database
 from service.idempotency.route import attempt_of
+from service.metrics import Metrics
 from service.notifications import Notifications
 from service.settings import ServiceSettings
 
@@ -21,13 +22,20 @@ class Resources:
     database: Database
     store: ObjectStore
     notifications: Notifications
+    metrics: Metrics
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the process takes no more requests: whatever waits for something to happen answers now."""
 
     @classmethod
     def of(cls, settings: ServiceSettings) -> "Resources":
         """Everything that `settings` name. Nothing is connected yet."""
-        return cls(settings, Database(settings), ObjectStore(settings.store), Notifications(settings))
+        return cls(
+            settings,
+            Database(settings),
+            ObjectStore(settings.store),
+            Notifications(settings),
+            Metrics(settings.metrics_projects),
+        )
 
     def base_model(self, name: str) -> BaseModelInfo | None:
         """The allowed base of that public name, or None."""

@@ -1,11 +1,13 @@
 """The service's configuration: read once from the environment (prefix `WEFT_`), then frozen."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.contracts.base_model import BaseModelInfo
+from service.contracts.servable import MAX_RANK
 from service.contracts.store import StoreSettings
 
 
@@ -30,6 +32,9 @@ class ServiceSettings(BaseSettings):
     base_models: tuple[BaseModelInfo, ...] = Field(min_length=1)
     organization_name: str = Field(default="weft", pattern=r"^[a-z0-9-]{1,32}$")
     admin_key: SecretStr = Field(min_length=32)
+    metrics_token: SecretStr | None = Field(
+        default=None, min_length=32, description="Opens /metrics and nothing else; the admin key opens it too."
+    )
     worker_token: SecretStr = Field(min_length=32)
     replica_token: SecretStr = Field(min_length=32)
     secret: SecretStr = Field(min_length=32, description="Keys the HMACs: cache salts of tenants, cursors.")
@@ -65,6 +70,10 @@ class ServiceSettings(BaseSettings):
     cold_wait_seconds: float = 60.0
     max_completions: int = Field(default=2048, ge=1, description="Completions at once in one process.")
     max_project_completions: int = Field(default=512, ge=1, description="Of these, of one project.")
+    max_completion_bytes: int = Field(
+        default=512 << 20, ge=1, description="What completions in one process hold: bodies, twice, and whole answers."
+    )
+    max_project_completion_bytes: int = Field(default=128 << 20, ge=1, description="Of these, of one project.")
     max_requests_per_minute: int = Field(
         default=1_000_000, ge=0, description="Of a project that has no limit of its own."
     )
@@ -78,7 +87,10 @@ class ServiceSettings(BaseSettings):
     hot_adapter_requests: int = Field(
         default=32, ge=1, description="Requests at once for which one replica of an adapter is enough."
     )
-    stall_seconds: float = Field(default=30.0, gt=0, description="A client that reads nothing for so long is cut off.")
+    metrics_projects: int = Field(default=50, ge=1, description="Projects with numbers of their own in /metrics.")
+    stall_seconds: float = Field(
+        default=30.0, gt=0, description="A client that takes less than 1 KiB a second for so long is cut off."
+    )
     training_price_per_million_tokens: dict[str, float] = Field(
         default={}, description="By base model; nothing for those that are not named."
     )
@@ -102,8 +114,16 @@ class ServiceSettings(BaseSettings):
         description="Where adapters may be imported from, `bucket` or `bucket/folder`; `{project}` is a project's id.",
     )
     max_import_bytes: int = Field(default=4 << 30, ge=0, description="Of an imported adapter's weights.")
-    max_import_rank: int = Field(default=64, ge=1, le=512, description="That replicas serve and trainers train.")
+    max_lora_rank: int = Field(
+        default=MAX_RANK, ge=1, le=512, description="Of trained and imported adapters: what every replica serves."
+    )
     export_hours: float = Field(default=24.0, gt=0, description="Exported files can be read for so long.")
     max_project_transfers: int = Field(
         default=20, ge=1, description="Of a project: imports and exports under way, and merged exports still there."
     )
+
+    @model_validator(mode="after")
+    def _one_request_fits(self) -> Self:
+        if min(self.max_completion_bytes, self.max_project_completion_bytes) < 2 * self.max_prompt_bytes:
+            raise ValueError("max_completion_bytes and max_project_completion_bytes must be twice max_prompt_bytes")
+        return self

@@ -2,8 +2,9 @@
 
 It is read back only to begin another job with it.
 
-Owns names, shapes and the config. Weights take the base's own stored dtype: vLLM casts them to it at load anyway, and
-half the bytes means half the cold load. The float32 masters stay in the checkpoints.
+Owns names, shapes, the config, and that nothing is written which no replica would serve. Weights take the base's own
+stored dtype: vLLM casts them to it at load anyway, and half the bytes means half the cold load. The float32 masters
+stay in the checkpoints.
 """
 
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service.contracts.manifest import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from service.contracts.servable import MAX_TARGETS, Unservable, check_extremes, check_scale
 from trainer.folder import save_tensors, whole_folder
 
 if TYPE_CHECKING:
@@ -36,6 +38,14 @@ class AdapterFacts:
     """Full names of every other module of the base that a target could match by mistake."""
 
 
+def check_facts(facts: AdapterFacts) -> None:
+    """Raises Unservable where no training could make the adapter one that is served."""
+    check_scale(facts.rank, facts.alpha)
+    targets = len(target_modules(facts))
+    if targets > MAX_TARGETS:
+        raise Unservable(f"its modules can only be told apart by {targets} names, and {MAX_TARGETS} is the most")
+
+
 def target_modules(facts: AdapterFacts) -> tuple[str, ...]:
     """The shortest targets that mean the trained modules and no other: last name parts, else whole names."""
     endings = {name.rpartition(".")[2] for name in facts.trained}
@@ -44,7 +54,11 @@ def target_modules(facts: AdapterFacts) -> tuple[str, ...]:
 
 
 def write_adapter(directory: Path, facts: AdapterFacts, tensors: "dict[str, Tensor]", stored: "dtype") -> None:
-    """Writes the folder whole or not at all. `tensors` are as in a checkpoint: `<module>.A` and `<module>.B`."""
+    """Writes the folder whole or not at all. `tensors` are as in a checkpoint: `<module>.A` and `<module>.B`.
+
+    Raises Unservable where a replica would refuse it.
+    """
+    check_facts(facts)
     weights: dict[str, Tensor] = {}
     for module in facts.trained:
         for ours, theirs in (("A", "lora_A"), ("B", "lora_B")):
@@ -52,6 +66,9 @@ def write_adapter(directory: Path, facts: AdapterFacts, tensors: "dict[str, Tens
             weights[f"base_model.model.{module}.{theirs}.weight"] = (
                 tensors[f"{module}.{ours}"].T.to(device="cpu", dtype=stored, copy=True).contiguous()
             )
+    for name, tensor in weights.items():
+        least, most = tensor.aminmax()
+        check_extremes(name, float(least), float(most))
     with whole_folder(directory) as folder:
         save_tensors(folder / ADAPTER_WEIGHTS, weights)
         (folder / ADAPTER_CONFIG).write_text(json.dumps(_config(facts), indent=2, sort_keys=True) + "\n")

@@ -52,6 +52,7 @@ def read(folder: Path, name: str) -> BaseModelInfo:
             architecture=config["architectures"][0],
             hidden_size=text["hidden_size"],
             context_length=text.get("max_position_embeddings") or FALLBACK_CONTEXT,
+            longest_token=longest_token(folder),
             parameters=sum(parameters(path) for path in weights),
         )
     except (KeyError, IndexError, struct.error, ValueError, OSError) as error:
@@ -85,6 +86,16 @@ def chat_template(folder: Path) -> str | None:
         if found:
             return found
     return None
+
+
+def longest_token(folder: Path) -> int | None:
+    """Characters of it as the tokenizer writes it, at least those of the text it is. None where there is no file."""
+    tokenizer = _json(folder / "tokenizer.json")
+    vocabulary = tokenizer.get("model", {}).get("vocab", ())
+    # A mapping to ids or, of unigram models, pairs with scores.
+    tokens = [entry if isinstance(entry, str) else entry[0] for entry in vocabulary]
+    tokens += [entry["content"] for entry in tokenizer.get("added_tokens", ())]
+    return max(map(len, tokens), default=None)
 
 
 def parameters(weights: Path) -> int:

@@ -18,4 +18,7 @@ class BaseModelInfo(BaseModel):
     architecture: str = Field(description="First entry of config.architectures, for instance LlamaForCausalLM.")
     hidden_size: int = Field(gt=0)
     context_length: int = Field(gt=0, description="Tokens that one sequence may hold.")
+    longest_token: int | None = Field(
+        default=None, gt=0, description="Characters of the longest token, where known: none stands for more text."
+    )
     parameters: int | None = Field(default=None, description="Number of weights, where known.")

@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.contracts.servable import MAX_RANK
+
 JobStatus = Literal["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
 TERMINAL: frozenset[JobStatus] = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -50,7 +52,7 @@ class Hyperparameters(BaseModel):
     batch_size: int = Field(ge=1, le=256)
     learning_rate_multiplier: float = Field(gt=0)
     learning_rate: float = Field(gt=0)
-    lora_rank: int = Field(ge=1, le=64)
+    lora_rank: int = Field(ge=1, le=MAX_RANK)
     lora_alpha: float = Field(gt=0)
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     warmup_ratio: float = Field(ge=0, le=1)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+LENGTH_BYTES = 8
+"""What comes before the header: how long it is."""
 _WIDTH = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _MOST_DIMENSIONS = 8
 
@@ -30,21 +32,25 @@ class Tensor:
 
 def read_header(path: Path, limit: int) -> Mapping[str, Tensor]:
     """The tensors by name; raises BadHeader."""
-    size = path.stat().st_size
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(limit, size - 8):
-            raise BadHeader(f"its header claims {length} bytes")
-        try:
-            entries = json.loads(file.read(length), object_pairs_hook=once_each)
-        except (ValueError, RecursionError) as error:
-            raise BadHeader("its header is not JSON with each key once") from error
+        return parse_header(file.read(LENGTH_BYTES + limit), path.stat().st_size, limit)
+
+
+def parse_header(beginning: bytes, size: int, limit: int) -> Mapping[str, Tensor]:
+    """The same of a file of `size` bytes that begins so: `limit` bytes after the length are enough."""
+    length = int.from_bytes(beginning[:LENGTH_BYTES], "little")
+    if not 2 <= length <= min(limit, size - LENGTH_BYTES):
+        raise BadHeader(f"its header claims {length} bytes")
+    try:
+        entries = json.loads(beginning[LENGTH_BYTES : LENGTH_BYTES + length], object_pairs_hook=once_each)
+    except (ValueError, RecursionError) as error:
+        raise BadHeader("its header is not JSON with each key once") from error
     if not isinstance(entries, dict):
         raise BadHeader("its header is no object")
     described = cast("dict[str, Any]", entries)
     described.pop("__metadata__", None)
     tensors = {name: _tensor(name, entry) for name, entry in described.items()}
-    _check_layout(tensors, size - 8 - length)
+    _check_layout(tensors, size - LENGTH_BYTES - length)
     return tensors
 
 

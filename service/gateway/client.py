@@ -4,6 +4,7 @@ A client that reads nothing is cut off by the server (`service.connections`), wh
 """
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 
 from starlette.requests import ClientDisconnect
@@ -16,8 +17,11 @@ BODY_SECONDS = 30.0
 Headers = list[tuple[bytes, bytes]]
 
 
-async def read_body(receive: Receive) -> bytes:
-    """The whole body; how large it may be is the middleware's. Raises RequestTimeout where it trickles in."""
+async def read_body(receive: Receive, take: Callable[[int], None]) -> bytes:
+    """The whole body, of which `take` is told as it comes. How large one may be is the middleware's.
+
+    Raises RequestTimeout where it trickles in, and what `take` raises.
+    """
     parts: list[bytes] = []
     try:
         async with asyncio.timeout(BODY_SECONDS):
@@ -25,7 +29,10 @@ async def read_body(receive: Receive) -> bytes:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ClientDisconnect
-                parts.append(message.get("body", b""))
+                part: bytes = message.get("body", b"")
+                # Once as it came and once as it goes on; what is parsed in between goes at once.
+                take(2 * len(part))
+                parts.append(part)
                 if not message.get("more_body", False):
                     return parts[0] if len(parts) == 1 else b"".join(parts)
     except TimeoutError as error:

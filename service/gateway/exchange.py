@@ -16,6 +16,7 @@ from service.gateway.request import CompletionRequest
 from service.gateway.resolve import Target
 from service.gateway.response_events import ResponseEvents
 from service.limits.rates import Admission
+from service.metrics import Metrics
 from service.tenants.auth import Tenant
 from service.usage.ledger import UsageEntry
 from service.usage.spool import Spool
@@ -46,8 +47,17 @@ class Answered:
 class Booking:
     """The one entry of a request in the ledger; the first booking counts. `usage` is what was booked so far."""
 
-    def __init__(self, spool: Spool, tenant: Tenant, target: Target, request_id: str, admission: Admission) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        metrics: Metrics,
+        tenant: Tenant,
+        target: Target,
+        request_id: str,
+        admission: Admission,
+    ) -> None:
         self._spool = spool
+        self._metrics = metrics
         self._admission = admission
         self._tenant = tenant
         self._target = target
@@ -71,6 +81,7 @@ class Booking:
             created_at=datetime.now(UTC),
         )
         self._spool.append(entry)
+        self._metrics.tokens.add(self._tenant.project_id, usage.prompt_tokens, usage.completion_tokens)
 
 
 async def pass_on(reply: Reply, request: CompletionRequest, target: Target, answer: Answer, booking: Booking) -> bool:

@@ -7,7 +7,7 @@ once: what kills one engine must not be carried from engine to engine. One that 
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 
 from service.contracts.replica import REQUEST_ID_HEADER, TENANT_HEADER
-from service.errors import ApiError, Unavailable
+from service.errors import ApiError, InvalidRequest, Unavailable
 from service.gateway.events import DATA, END, FAILURE
 from service.gateway.place import Placement
 from service.gateway.problems import NO_CAPACITY, PASSING, problem_of, retry_after, status_inside
@@ -52,6 +52,8 @@ class Call:
     stream: bool
     once: bool = False
     """Whether it is not worth asking again once a replica may have taken it in."""
+    take: Callable[[int], None] | None = None
+    """Told the bytes of an answer that is held whole; raises ApiError where they are too many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,14 @@ class ReplicaFailed(Exception):
         self.repeat = repeat
         self.taken = taken
         self.news = news
+
+
+class AnswerDropped(Exception):
+    """There is no place for a replica's answer; `problem` says so to the client."""
+
+    def __init__(self, problem: ApiError) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
 
 
 @dataclass(slots=True)
@@ -116,8 +126,10 @@ class Relay:
         self._cold_wait = cold_wait
 
     @asynccontextmanager
-    async def ask(self, call: Call) -> AsyncGenerator[Reply, None]:
+    async def ask(self, call: Call, left: Callable[[Replica], None] | None = None) -> AsyncGenerator[Reply, None]:
         """A replica's 200, its connection closed at the end of the block unless it was read to the end.
+
+        `left` is called where this is cancelled while a replica may be at it, or what it has done is dropped.
 
         Raises ApiError: the replica's own refusal, or Unavailable where no replica could be made to answer.
         """
@@ -127,6 +139,12 @@ class Relay:
             with self._placement.occupied(replica, call.affinity):
                 try:
                     reply = await self._once(replica, call, attempts.deadline)
+                except (asyncio.CancelledError, AnswerDropped) as end:
+                    if left is not None:
+                        left(replica)
+                    if isinstance(end, AnswerDropped):
+                        raise end.problem from end
+                    raise
                 except ReplicaFailed as failure:
                     await self._after_failure(failure, replica, call, attempts)
                     continue
@@ -245,7 +263,7 @@ async def _reply(response: aiohttp.ClientResponse, call: Call) -> Reply:
             body = first.partition(END)[0].removeprefix(DATA)
             raise _refusal(status_inside(body), response, body, call)
         return Reply(response, first)
-    body = await _whole(response)
+    body = await _whole(response, call)
     if response.status == 200:
         return Reply(response, body)
     raise _refusal(response.status, response, body, call)
@@ -257,12 +275,18 @@ def _refusal(status: int, response: aiohttp.ClientResponse, body: bytes, call: C
     return problem or ReplicaFailed(f"status {status}", repeat=status != 500)
 
 
-async def _whole(response: aiohttp.ClientResponse) -> bytes:
+async def _whole(response: aiohttp.ClientResponse, call: Call) -> bytes:
     parts: list[bytes] = []
     size = 0
     async for part in response.content.iter_any():
         size += len(part)
         if size > ANSWER_LIMIT:
-            raise Unavailable(f"The answer is larger than {ANSWER_LIMIT} bytes; ask for less at once.")
+            problem = f"The answer is larger than {ANSWER_LIMIT} bytes; ask for less at once, or for a stream."
+            raise AnswerDropped(InvalidRequest(problem, code="answer_too_large"))
+        if call.take is not None:
+            try:
+                call.take(len(part))
+            except ApiError as problem:
+                raise AnswerDropped(problem) from problem
         parts.append(part)
     return b"".join(parts)

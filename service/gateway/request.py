@@ -35,6 +35,8 @@ class CompletionRequest:
     continuous_usage: bool
     choices: int
     prompts: int
+    size: int
+    """Bytes that it came in."""
     counts: bool = True
     """Whether vLLM can be asked to count tokens in every event of a stream."""
 
@@ -44,6 +46,10 @@ class CompletionRequest:
         if self.stream and self.counts:
             body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
         return orjson.dumps(body)
+
+    def forget(self) -> None:
+        """Frees what was parsed, which may be many times the bytes it came in. From here on there are no `fields`."""
+        self.fields.clear()
 
 
 def check_type(content_type: str) -> None:
@@ -66,6 +72,7 @@ def parse(raw: bytes, allowed: frozenset[str]) -> CompletionRequest:
         continuous_usage=options.get("include_usage") is True and options.get("continuous_usage_stats") is True,
         choices=choices,
         prompts=prompts,
+        size=len(raw),
     )
 
 

@@ -27,7 +27,7 @@ class ResponseEvents:
         self.done = False
         self.failure: bytes | None = None
         self._rename = (model_member(target.model), model_member(target.name)) if target.is_adapter else None
-        self._prompt = len(orjson.dumps(request.fields)) // BYTES_PER_TOKEN
+        self._prompt = request.size // BYTES_PER_TOKEN
         self._events = 0
         self._deltas = 0
         self._final: Usage | None = None

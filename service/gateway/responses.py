@@ -40,6 +40,7 @@ def parse_response(raw: bytes) -> CompletionRequest:
         continuous_usage=False,
         choices=1,
         prompts=1,
+        size=len(raw),
         counts=False,
     )
 

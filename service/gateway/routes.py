@@ -19,11 +19,13 @@ from service.contracts.ids import ProjectId, new_request_id
 from service.contracts.replica import WAIT_HEADER
 from service.errors import ApiError, Unavailable
 from service.gateway import fields
+from service.gateway.abandoned import Abandoned
 from service.gateway.client import Answer, read_body
 from service.gateway.embeddings import not_embedding, parse_embedding
 from service.gateway.exchange import Answered, Booking, pass_on, whole_answer
+from service.gateway.fitting import check_fits
 from service.gateway.heat import Heat
-from service.gateway.limits import Limits
+from service.gateway.limits import Budgets, Held, Limits
 from service.gateway.outcomes import Outcome, Outcomes
 from service.gateway.place import Placement
 from service.gateway.pulse import Pulse
@@ -61,9 +63,18 @@ class Gateway:
 
     def __init__(self, resources: Resources, keys: KeyCache) -> None:
         self.callers = Callers(keys)
+        self._metrics = resources.metrics
         self.resolver = Resolver(resources)
         settings = resources.settings
-        self.limits = Limits(settings.max_completions, settings.max_project_completions)
+        self.limits = Limits(
+            Budgets(
+                requests=settings.max_completions,
+                of_project=settings.max_project_completions,
+                bytes=settings.max_completion_bytes,
+                bytes_of_project=settings.max_project_completion_bytes,
+            )
+        )
+        self.bases = {base.name: base for base in settings.base_models}
         self._pseudonyms = Pseudonyms(resources)
         self.membership = Membership(resources)
         self._placement = Placement(self.membership, Heat(settings.hot_adapter_requests))
@@ -88,11 +99,13 @@ class Gateway:
         session = await self._stack.enter_async_context(open_session())
         pulse = Pulse(session, self.membership)
         self._relay = Relay(session, self._placement, self.membership, pulse, self._cold_wait)
+        self.abandoned = Abandoned(session)
         await self._stack.enter_async_context(self.spool.running())
+        self._stack.push_async_callback(self.abandoned.look)
         await self.membership.refresh()
         warming = partial(self._warmer.run, session, self._placement)
         self._stack.push_async_callback(self.outcomes.flush)
-        for work in (self.membership.run, pulse.run, warming, self.limiter.run, self.outcomes.run):
+        for work in (self.membership.run, pulse.run, warming, self.limiter.run, self.outcomes.run, self.abandoned.run):
             self._stack.push_async_callback(_ended, asyncio.create_task(_kept_running(work)))
         self._stack.push_async_callback(self.shadows.close)
         return self
@@ -115,19 +128,24 @@ class Gateway:
         target: Target,
         answer: Answer,
         admission: Admission,
+        held: Held,
     ) -> None:
         """Asks a replica and passes its answer on. The ledger's id is ours: a client's could be used twice."""
-        call = self._call(path, tenant.project_id, request, target, self._pseudonyms.tenant(tenant.project_id))
+        pseudonym = self._pseudonyms.tenant(tenant.project_id)
+        call = self._call(path, tenant.project_id, request, target, pseudonym, take=held.take)
+        if target.shadow is None:
+            request.forget()
+        booking = Booking(self.spool, self._metrics, tenant, target, call.request_id, admission)
+        left = partial(self.abandoned.note, request_id=call.request_id, book=booking.book)
         began = time.monotonic()
         try:
-            async with self._relay.ask(call) as reply:
+            async with self._relay.ask(call, left) as reply:
                 seconds = time.monotonic() - began
                 if target.shadow is not None:
                     self.shadows.offer(path, tenant.project_id, request, target.shadow)
-                booking = Booking(self.spool, tenant, target, call.request_id, admission)
                 whole = await pass_on(reply, request, target, answer, booking)
         except ApiError as problem:
-            self.outcomes.note_problem(target.version, problem)
+            self._failed(target, problem)
             raise
         # The first event of a stream that does not count tokens comes before the first token.
         timed = seconds if request.counts or not reply.is_stream else None
@@ -146,12 +164,17 @@ class Gateway:
                 body, usage = whole_answer(reply, target)
                 waited = float(reply.response.headers.get(WAIT_HEADER, 0)) / 1000
         except ApiError as problem:
-            self.outcomes.note_problem(target.version, problem, shadow=shadow)
+            self._failed(target, problem, shadow=shadow)
             raise
         # How long a batch waits says nothing of the version.
         outcome = Outcome(failed=False, usage=usage, seconds=seconds if shadow else None)
         self.outcomes.note(target.version, outcome, shadow=shadow)
+        self._metrics.tokens.add(project, usage.prompt_tokens, usage.completion_tokens)
         return Answered(call.request_id, body, usage, waited)
+
+    def _failed(self, target: Target, problem: ApiError, *, shadow: bool = False) -> None:
+        self._metrics.failed(problem.status, problem.code)
+        self.outcomes.note_problem(target.version, problem, shadow=shadow)
 
     def _call(
         self,
@@ -162,9 +185,11 @@ class Gateway:
         tenant: str,
         *,
         once: bool = False,
+        take: Callable[[int], None] | None = None,
     ) -> Call:
         return Call(
             once=once,
+            take=take,
             path=path,
             body=request.upstream(target.model, self._pseudonyms.cache_salt(project)),
             target=target,
@@ -187,17 +212,18 @@ class Endpoint:
         tenant = await caller(self._gateway, scope, self._path)
         self._gateway.check_ready()
         # From before the body: that is what takes memory.
-        with self._gateway.limits.counted(tenant.project_id, tenant.limits.streams):
-            raw = await read_body(receive)
+        with self._gateway.limits.counted(tenant.project_id, tenant.limits.streams) as held:
+            raw = await read_body(receive, held.take)
             request = self._read(raw)
             target = await self._gateway.resolver.target(tenant.project_id, request.model, raw)
+            check_fits(request, self._gateway.bases.get(target.base))
             tokens = estimate(len(raw), request.fields, request.choices * request.prompts)
             with self._gateway.limiter.admit(tenant, tokens) as admission:
                 headers = admission.headers
                 if target.version is not None:
                     headers = [*headers, (VERSION_HEADER, target.name.encode())]
                 async with Answer(receive, send, headers) as answer:
-                    await self._gateway.exchange(self._path, tenant, request, target, answer, admission)
+                    await self._gateway.exchange(self._path, tenant, request, target, answer, admission, held)
 
 
 class Embeddings:
@@ -208,8 +234,8 @@ class Embeddings:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         tenant = await caller(self._gateway, scope, EMBEDDINGS)
-        with self._gateway.limits.counted(tenant.project_id, tenant.limits.streams):
-            model = parse_embedding(await read_body(receive))
+        with self._gateway.limits.counted(tenant.project_id, tenant.limits.streams) as held:
+            model = parse_embedding(await read_body(receive, held.take))
         await self._gateway.resolver.target(tenant.project_id, model)
         raise not_embedding(model)
 

@@ -56,7 +56,7 @@ async def plan(session: TenantSession, resources: Resources, request: CreateJob)
     if request.validation_file is not None:
         validation = await usable(session, request.validation_file, "validation_file", method)
     dataset = Dataset(training.examples, training.bytes, validated=validation is not None)
-    resolved = _resolved(requested, origin, dataset, method)
+    resolved = _resolved(requested, origin, dataset, method, resources.settings.max_lora_rank)
     spec = _spec(session, request, origin, method, dataset, resolved)
     known = await pace.known(session, origin.base.name, origin.base.fingerprint)
     tokens = pace.expected_tokens(known, training.bytes, spec.hyperparameters.n_epochs)
@@ -101,10 +101,12 @@ def _base_of(resources: Resources, model: registry.Model) -> BaseModelInfo:
     return base
 
 
-def _resolved(requested: RequestedHyperparameters, origin: Origin, dataset: Dataset, method: Method) -> Resolved:
+def _resolved(
+    requested: RequestedHyperparameters, origin: Origin, dataset: Dataset, method: Method, max_rank: int
+) -> Resolved:
     """A job that goes on from a model keeps its rank, alpha and modules: its weights have no other shape."""
     if origin.model is None:
-        return resolve(requested, origin.base, dataset, method)
+        return resolve(requested, origin.base, dataset, method, max_rank)
     manifest = origin.model.manifest
     inherited: dict[str, object] = {
         "lora_rank": manifest.rank,
@@ -122,7 +124,7 @@ def _resolved(requested: RequestedHyperparameters, origin: Origin, dataset: Data
                 code="adapter_mismatch",
                 param=name,
             )
-    resolved = resolve(requested.model_copy(update=inherited), origin.base, dataset, method)
+    resolved = resolve(requested.model_copy(update=inherited), origin.base, dataset, method, max_rank)
     rule = f"inherited from {origin.model.name}"
     return Resolved(resolved.hyperparameters, resolved.rules | dict.fromkeys(inherited, rule))
 

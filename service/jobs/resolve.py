@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from service.contracts.base_model import BaseModelInfo
 from service.contracts.job import EarlyStopping, Hyperparameters, Method
+from service.contracts.servable import MAX_RANK, MAX_SCALE
 from service.errors import InvalidRequest
 from service.jobs.schemas import RequestedHyperparameters
 
@@ -51,8 +52,17 @@ class Resolved:
     rules: dict[str, str]
 
 
-def resolve(requested: RequestedHyperparameters, base: BaseModelInfo, dataset: Dataset, method: Method) -> Resolved:
-    """Raises InvalidRequest where the requested values contradict each other, the method or the base."""
+def resolve(
+    requested: RequestedHyperparameters,
+    base: BaseModelInfo,
+    dataset: Dataset,
+    method: Method,
+    max_rank: int = MAX_RANK,
+) -> Resolved:
+    """Raises InvalidRequest where the requested values contradict each other, the method or the base.
+
+    `max_rank` is what the replicas serve.
+    """
     given = requested.model_dump(exclude_none=True, exclude={"early_stopping"})
     epochs = _epochs(dataset.examples)
     batch = _batch_size(dataset.examples)
@@ -61,7 +71,7 @@ def resolve(requested: RequestedHyperparameters, base: BaseModelInfo, dataset: D
     chosen: dict[str, tuple[object, str]] = {
         "n_epochs": epochs,
         "batch_size": batch,
-        "lora_rank": _rank(base, dataset.size),
+        "lora_rank": _rank(requested, base, dataset.size, max_rank),
         "lora_alpha": (32.0, "32 for every rank, so that the learning rate need not follow the rank"),
         "target_modules": ("all-linear", "every linear layer, attention and MLP"),
         "warmup_ratio": (0.05, "the first 5 % of the steps"),
@@ -75,6 +85,7 @@ def resolve(requested: RequestedHyperparameters, base: BaseModelInfo, dataset: D
         "beta": _beta(requested, method),
     }
     values = {name: given.get(name, value) for name, (value, _) in chosen.items()}
+    _check_scale(values["lora_rank"], values["lora_alpha"])
     rules = {name: rule if getattr(requested, name) is None else GIVEN for name, (_, rule) in chosen.items()}
     return Resolved(Hyperparameters.model_validate(values), rules)
 
@@ -109,15 +120,33 @@ def _batch_size(examples: int) -> tuple[int, str]:
     return LARGEST_AUTO_BATCH, f"{LARGEST_AUTO_BATCH} from {BATCH_SIZES[-1][0]} examples on"
 
 
-def _rank(base: BaseModelInfo, size: int) -> tuple[int, str]:
+def _rank(requested: RequestedHyperparameters, base: BaseModelInfo, size: int, most: int) -> tuple[int, str]:
     """The smallest rank whose weights outnumber the training tokens; both are estimates."""
+    if requested.lora_rank is not None and requested.lora_rank > most:
+        raise InvalidRequest(
+            f"'lora_rank' is {requested.lora_rank}, and adapters of more than rank {most} are not served here.",
+            code="rank_too_large",
+            param="lora_rank",
+        )
+    ranks = tuple(rank for rank in RANKS if rank <= most) or (most,)
     if base.parameters is None:
-        return RANKS[0], f"{RANKS[0]}, since the base's number of parameters is not known"
+        return ranks[0], f"{ranks[0]}, since the base's number of parameters is not known"
     # A transformer layer has about 12·h² weights, and LoRA on its linear layers about 20·h for each rank.
     weights_per_rank = 20 / 12 * base.parameters / base.hidden_size
     tokens = size // BYTES_PER_TOKEN
-    rank = next((rank for rank in RANKS if rank * weights_per_rank >= tokens), RANKS[-1])
-    return rank, f"smallest of {RANKS} with a weight for each of about {tokens} tokens"
+    rank = next((rank for rank in ranks if rank * weights_per_rank >= tokens), ranks[-1])
+    return rank, f"smallest of {ranks} with a weight for each of about {tokens} tokens"
+
+
+def _check_scale(rank: int, alpha: float) -> None:
+    """A replica would refuse the trained adapter for ever."""
+    if alpha > MAX_SCALE * rank:
+        raise InvalidRequest(
+            f"'lora_alpha' is {alpha:g} with rank {rank}; adapters are served with an alpha of at most "
+            f"{MAX_SCALE:g} times their rank, {MAX_SCALE * rank:g} here.",
+            code="alpha_too_large",
+            param="lora_alpha",
+        )
 
 
 def _sequence_length(requested: RequestedHyperparameters, base: BaseModelInfo) -> tuple[int, str]:

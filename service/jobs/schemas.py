@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 
 from service.contracts.job import EarlyStopping, Hyperparameters
+from service.contracts.servable import MAX_RANK, MAX_SCALE, MAX_TARGETS
 from service.contracts.worker import CheckpointMetrics
 from service.jobs.graders import OnSuccess
 from service.listing import Item
@@ -31,7 +32,9 @@ def _check_modules(value: Any) -> Any:
     if value in (None, "auto", "all-linear"):
         return value
     names = cast("list[object]", value) if isinstance(value, list) else []
-    if not names or not all(isinstance(name, str) and MODULE_NAME.fullmatch(name) for name in names):
+    if not 0 < len(names) <= MAX_TARGETS or not all(
+        isinstance(name, str) and MODULE_NAME.fullmatch(name) for name in names
+    ):
         raise ValueError("give 'all-linear' or a list with names of linear modules, such as ['q_proj', 'v_proj']")
     return names
 
@@ -65,8 +68,8 @@ class RequestedHyperparameters(Body):
     batch_size: Auto[Annotated[StrictInt, Field(ge=1, le=256)]] = None
     learning_rate_multiplier: Auto[Annotated[Finite, Field(gt=0)]] = None
     learning_rate: Auto[Annotated[Finite, Field(gt=0, le=1)]] = None
-    lora_rank: Auto[Annotated[StrictInt, Field(ge=1, le=64)]] = None
-    lora_alpha: Auto[Annotated[Finite, Field(gt=0, le=1024)]] = None
+    lora_rank: Auto[Annotated[StrictInt, Field(ge=1, le=MAX_RANK)]] = None
+    lora_alpha: Auto[Annotated[Finite, Field(gt=0, le=MAX_SCALE * MAX_RANK)]] = None
     target_modules: Annotated[Auto[Modules], BeforeValidator(_check_modules)] = None
     warmup_ratio: Auto[Annotated[Finite, Field(ge=0, le=1)]] = None
     lr_scheduler: Auto[Literal["linear", "cosine", "constant"]] = None

@@ -24,7 +24,7 @@ async def register(resources: Resources, job_id: str, request: CheckpointModel) 
     async with resources.database.control() as session:
         spec = JobSpec.model_validate((await held(session, job_id, request.epoch)).spec)
     _check(spec, request)
-    await stored.verify(resources.store, uploads.adapter_folder(spec, request.adapter), request.adapter)
+    await stored.verify_adapter(resources.store, uploads.adapter_folder(spec, request.adapter), request.adapter)
     async with resources.database.control() as session:
         job = await held(session, job_id, request.epoch)
         await _publish(session, job, request)

@@ -29,7 +29,7 @@ async def register(resources: Resources, job_id: str, request: CheckpointDone) -
     async with resources.database.control() as session:
         spec = JobSpec.model_validate((await held(session, job_id, request.epoch)).spec)
     uploads.check_checkpoint(spec, request.epoch, request.manifest)
-    await stored.verify(resources.store, uploads.checkpoint_folder(spec, request.manifest), request.manifest)
+    await stored.verify_checkpoint(resources.store, uploads.checkpoint_folder(spec, request.manifest), request.manifest)
     async with resources.database.control() as session:
         job = await held(session, job_id, request.epoch)
         previous = CheckpointManifest.model_validate(job.checkpoint) if job.checkpoint else None

@@ -38,7 +38,7 @@ ENDS = {
 async def finish(resources: Resources, job_id: str, request: Finish) -> Finished:
     """Raises LeaseLost where the epoch no longer holds the job and did not end it this way either.
 
-    Raises InvalidRequest where a success comes without a complete adapter of this job.
+    Raises InvalidRequest where a success comes without a complete adapter of this job that can be served.
     """
     _check_shape(request)
     async with resources.database.control() as session:
@@ -49,7 +49,7 @@ async def finish(resources: Resources, job_id: str, request: Finish) -> Finished
     results_file: FileId | None = None
     if request.adapter is not None:
         uploads.check_adapter(spec, request.adapter)
-        await stored.verify(resources.store, uploads.adapter_folder(spec, request.adapter), request.adapter)
+        await stored.verify_adapter(resources.store, uploads.adapter_folder(spec, request.adapter), request.adapter)
         results_file = await results.store(resources, spec, request.events)
     async with resources.database.control() as session:
         finished = await commit_finish(session, job_id, request, results_file)

@@ -79,7 +79,6 @@ def check_adapter(spec: JobSpec, manifest: AdapterManifest) -> None:
                 code="adapter_mismatch",
                 param=name,
             )
-    missing = {ADAPTER_CONFIG, ADAPTER_WEIGHTS} - {file.path for file in manifest.files}
-    if missing:
-        raise InvalidRequest(f"The adapter's manifest lacks {', '.join(sorted(missing))}.", param="files")
+    if {file.path for file in manifest.files} != {ADAPTER_CONFIG, ADAPTER_WEIGHTS}:
+        raise InvalidRequest(f"An adapter is {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}.", param="files")
     check_names(manifest.files)

@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute
 
 from service import errors
 from service.idempotency.route import KEY_HEADER, IdempotentRoute
+from service.monitoring import require_reader
 from service.openapi import inference
 from service.tenants.auth import current_tenant, require_admin
 
@@ -40,7 +41,7 @@ TAGS: Final = {
     "adapters": "Fine-tuned models under names of the project's own, with versions and aliases.",
     "webhooks": "Endpoints that are told when jobs end.",
     "organization": "Projects, keys, limits, usage, costs and the audit log. Needs an administrator's key.",
-    "health": "Open to everyone.",
+    "health": "For whoever runs the service. All but the metrics are open to everyone.",
 }
 SECURITY: Final = {
     "ProjectKey": {"type": "http", "scheme": "bearer", "description": "A key of a project: `sk-weft-…`."},
@@ -135,7 +136,7 @@ def _name_operations(made: Document, routes: list[APIRoute]) -> None:
 
 def _security(route: APIRoute) -> list[dict[str, list[str]]]:
     calls = set(_calls(route.dependant))
-    if require_admin in calls:
+    if calls & {require_admin, require_reader}:
         return [{"AdminKey": []}]
     return [{"ProjectKey": []}] if current_tenant in calls else []
 

@@ -26,6 +26,14 @@ def check(resources: Resources, beat: ReplicaHeartbeat) -> None:
             code="base_model_mismatch",
             param="base_fingerprint",
         )
+    wanted = resources.settings.max_lora_rank
+    if beat.max_lora_rank < wanted:
+        raise Conflict(
+            f"The replica serves adapters up to rank {beat.max_lora_rank}, and jobs here may train up to {wanted}. "
+            "Give the replica a larger WEFT_REPLICA_MAX_LORA_RANK, or the service a smaller WEFT_MAX_LORA_RANK.",
+            code="max_lora_rank_mismatch",
+            param="max_lora_rank",
+        )
     address = urlsplit(beat.url)
     if address.scheme not in {"http", "https"} or not address.hostname or address.query or address.fragment:
         raise InvalidRequest("'url' must look like http://host:port.", param="url")

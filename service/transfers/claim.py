@@ -115,7 +115,7 @@ def _import(resources: Resources, row: TransferRow, files: dict[str, FileRow]) -
     base = resources.base_model(row.base_model)
     return ImportWork(
         files=given,
-        max_rank=resources.settings.max_import_rank,
+        max_rank=resources.settings.max_lora_rank,
         chat_template_sha256=base.chat_template_sha256 if base else None,
     )
 

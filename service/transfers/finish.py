@@ -66,10 +66,10 @@ async def again(session: ControlSession, row: TransferRow, most: int, reason: st
 async def _verify(resources: Resources, row: TransferRow, request: TransferFinish) -> None:
     if row.kind == "import":
         manifest = checked_adapter(resources, row, request.adapter)
-        await stored.verify(resources.store, adapter_folder(row, manifest), manifest)
+        await stored.verify_adapter(resources.store, adapter_folder(row, manifest), manifest)
     else:
         stored.check_names(request.files, MAX_MERGED_FILES)
-        await stored.verify_files(resources.store, merged_folder(row), request.files)
+        await stored.verify_sizes(resources.store, merged_folder(row), request.files)
 
 
 async def _look(

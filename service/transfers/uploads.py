@@ -55,8 +55,8 @@ def checked_adapter(resources: Resources, row: TransferRow, manifest: AdapterMan
     for name, value in expected.items():
         if getattr(manifest, name) != value:
             raise _mismatch(f"{name} = {getattr(manifest, name)!r}", repr(value), name)
-    if manifest.rank > resources.settings.max_import_rank:
-        raise _mismatch(f"rank = {manifest.rank}", f"at most {resources.settings.max_import_rank}", "rank")
+    if manifest.rank > resources.settings.max_lora_rank:
+        raise _mismatch(f"rank = {manifest.rank}", f"at most {resources.settings.max_lora_rank}", "rank")
     if manifest.alpha / manifest.rank > MAX_SCALE:
         raise _mismatch(f"alpha = {manifest.alpha:g}", f"at most {MAX_SCALE:g} times the rank", "alpha")
     if {file.path for file in manifest.files} != {ADAPTER_CONFIG, ADAPTER_WEIGHTS}:

@@ -41,6 +41,16 @@ def test_the_tiny_base_is_the_default() -> None:
     assert facts.parameters < 4_000_000
 
 
+@pytest.mark.parametrize("vocabulary", [{"a": 0, "\u0120long": 1}, [["a", -1.0], ["\u0120long", -2.0]]])
+def test_the_longest_token_is_of_the_vocabulary_or_added_to_it(folder: Path, vocabulary: object) -> None:
+    assert base_model.describe(str(folder)).longest_token is None
+    tokenizer: dict[str, object] = {"model": {"vocab": vocabulary}}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert base_model.describe(str(folder)).longest_token == 5
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer | {"added_tokens": [{"content": "<|begin|>"}]}))
+    assert base_model.describe(str(folder)).longest_token == 9
+
+
 def test_fingerprint_follows_weights_and_config_and_nothing_else(folder: Path) -> None:
     before = base_model.describe(str(folder)).fingerprint
     (folder / "README.md").write_text("words")

@@ -87,7 +87,9 @@ def extra_file(name: str, content: bytes = b"x") -> Make:
 
 
 def stranger(name: str, shape: tuple[int, ...] = (4, HIDDEN)) -> Make:
-    return tensors(lambda t: {**t, name: torch.zeros(shape)})
+    """With its partner where it is one of a pair."""
+    partner = {name.replace(".lora_A.", ".lora_B."): torch.zeros(shape[::-1])}
+    return tensors(lambda t: {**t, **partner, name: torch.zeros(shape)})
 
 
 HOSTILE: dict[str, tuple[Make, str]] = {

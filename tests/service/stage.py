@@ -48,6 +48,7 @@ from service.resources import Resources
 from service.settings import ServiceSettings
 from service.tenants.keys import hash_key, make_key, public_id_of, redact
 from service.tenants.models import KeyRow, OrganizationRow, ProjectRow
+from tests.service.weights import lora_file
 
 LINE = b'{"messages":[{"role":"user","content":"2+2"},{"role":"assistant","content":"4"}]}\n'
 
@@ -164,14 +165,14 @@ class Stage:
         return await report.report(self.resources, lease.spec.job_id, request)
 
     async def upload_adapter(self, lease: Lease, *, step: int = 100, weights: bytes = b"weights") -> AdapterManifest:
-        files = {ADAPTER_CONFIG: b"{}", ADAPTER_WEIGHTS: weights}
+        files = adapter_files(lease.spec, weights)
         manifest = adapter_manifest(lease.spec, step, files)
         await self.put(uploads.adapter_folder(lease.spec, manifest), {**files, MANIFEST: canonical_json(manifest)})
         return manifest
 
     async def uploaded_adapter(self, lease: Lease, *, step: int = 100, weights: bytes = b"weights") -> AdapterManifest:
         """Stored in the way that workers must go: the service is asked for a place first."""
-        manifest = adapter_manifest(lease.spec, step, {ADAPTER_CONFIG: b"{}", ADAPTER_WEIGHTS: weights})
+        manifest = adapter_manifest(lease.spec, step, adapter_files(lease.spec, weights))
         request = UploadRequest(epoch=lease.epoch, kind="adapter", adapter=manifest)
         await uploads.targets(self.resources, lease.spec.job_id, request)
         return await self.upload_adapter(lease, step=step, weights=weights)
@@ -222,6 +223,11 @@ def listed(files: dict[str, bytes]) -> tuple[ManifestFile, ...]:
     )
 
 
+def adapter_files(spec: JobSpec, mark: bytes) -> dict[str, bytes]:
+    """Of the job's rank, other weights for each mark."""
+    return {ADAPTER_CONFIG: b"{}", ADAPTER_WEIGHTS: lora_file(mark, spec.hyperparameters.lora_rank)}
+
+
 def adapter_manifest(spec: JobSpec, step: int, files: dict[str, bytes]) -> AdapterManifest:
     return AdapterManifest(
         base_model=spec.base_model,
@@ -247,4 +253,4 @@ async def open_stage(settings: ServiceSettings) -> AsyncIterator[Stage]:
         await resources.database.close()
 
 
-__all__ = ["Stage", "adapter_id_of", "adapter_manifest", "listed", "open_stage"]
+__all__ = ["Stage", "adapter_files", "adapter_id_of", "adapter_manifest", "listed", "open_stage"]

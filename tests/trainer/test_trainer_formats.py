@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from service.contracts.job import Hyperparameters, JobSpec
+from service.contracts.servable import MAX_ABSOLUTE, MAX_SCALE, Unservable
 from trainer.checkpoint import (
     CheckpointInvalid,
     CheckpointState,
@@ -22,7 +24,7 @@ from trainer.checkpoint import (
     verify_checkpoint,
     write_checkpoint,
 )
-from trainer.export import AdapterFacts, target_modules, write_adapter
+from trainer.export import AdapterFacts, check_facts, target_modules, write_adapter
 from trainer.folder import whole_folder
 
 TENSORS = {"m.A": torch.arange(6.0).view(3, 2), "m.B": torch.ones(2, 4)}
@@ -222,6 +224,30 @@ def test_an_export_has_pefts_names_shapes_and_precision(tmp_path: Path, rank: in
     assert torch.equal(written["base_model.model.l.q.lora_A.weight"], tensors["l.q.A"].T.bfloat16())
     config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (rank, 3.5, "tiny")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1.01 * MAX_ABSOLUTE, -3e38])
+@pytest.mark.parametrize("factor", ["A", "B"])
+def test_no_value_is_exported_that_no_replica_takes(tmp_path: Path, factor: str, value: float) -> None:
+    facts = AdapterFacts("tiny", 2, 3.0, trained=("l.q",), others=())
+    tensors = {"l.q.A": torch.full((5, 2), MAX_ABSOLUTE), "l.q.B": torch.full((2, 4), -MAX_ABSOLUTE)}
+    write_adapter(tmp_path / "bounded", facts, tensors, torch.float32)
+    tensors[f"l.q.{factor}"][1, 1] = value
+    for stored in (torch.float32, torch.bfloat16):
+        with pytest.raises(Unservable, match=rf"l\.q\.lora_{factor}\.weight holds values"):
+            write_adapter(tmp_path / "a", facts, tensors, stored)
+    assert [path.name for path in tmp_path.iterdir()] == ["bounded"]
+
+
+def test_no_adapter_is_exported_whose_scale_or_targets_no_replica_takes(tmp_path: Path) -> None:
+    tensors = {f"{name}.{part}": torch.ones(2, 2) for name in FACTS.trained for part in "AB"}
+    write_adapter(tmp_path / "largest", replace(FACTS, alpha=2 * MAX_SCALE), tensors, torch.float32)
+    with pytest.raises(Unservable, match="lora_alpha"):
+        write_adapter(tmp_path / "a", replace(FACTS, alpha=2 * MAX_SCALE + 1), tensors, torch.float32)
+    many = tuple(f"l.{number}.q" for number in range(300))
+    check_facts(replace(FACTS, trained=many))
+    with pytest.raises(Unservable, match="257 names"):
+        check_facts(replace(FACTS, trained=many[:257], others=many[257:]))
 
 
 def test_the_same_adapter_is_the_same_bytes(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from trainer.engine.separation import separates_examples
 from trainer.engine.slots import ModuleShape, SlotBank, initial_a, rank_class
 from trainer.engine.step import Stepper
 from trainer.engine.wrap import Routing, freeze, recompute_layers, trained_modules, wrap_layers
-from trainer.export import AdapterFacts, AdapterInvalid, target_modules, write_adapter
+from trainer.export import AdapterFacts, AdapterInvalid, check_facts, target_modules, write_adapter
 
 
 class TokensOutOfRange(Exception):
@@ -58,8 +58,12 @@ class Engine:
             raise TokensOutOfRange
 
     def create_adapter(self, settings: AdapterSettings) -> Adapter:
-        """A new adapter that changes nothing yet: A random by its seed, B zero. Raises UnknownTarget."""
+        """A new adapter that changes nothing yet: A random by its seed, B zero.
+
+        Raises UnknownTarget, or Unservable where nobody could serve what it becomes.
+        """
         trained = trained_modules(settings.targets, self.modules)
+        check_facts(self._facts(settings, trained, base_model=""))
         size = rank_class(settings.rank)
         if size not in self._banks:
             self._banks[size] = SlotBank(size, self.modules, self._device)
@@ -152,21 +156,24 @@ class Engine:
         return _on_cpu(copies)
 
     def export(self, adapter: Adapter, directory: Path, base_model: str) -> tuple[str, ...]:
-        """Writes the adapter in PEFT's format; its target modules."""
-        names = [shape.name for shape in self.modules]
-        facts = AdapterFacts(
-            base_model=base_model,
-            rank=adapter.settings.rank,
-            alpha=adapter.settings.alpha,
-            trained=tuple(name for name, trained in zip(names, adapter.trained, strict=True) if trained),
-            others=tuple(name for name, trained in zip(names, adapter.trained, strict=True) if not trained),
-        )
+        """Writes the adapter in PEFT's format; its target modules. Raises Unservable, and writes nothing then."""
+        facts = self._facts(adapter.settings, adapter.trained, base_model)
         write_adapter(directory, facts, self._parts(adapter, adapter.bank.values), self._stored)
         return target_modules(facts)
 
     def release(self, adapter: Adapter) -> None:
         """Frees the slot. The handle is dead from here on."""
         adapter.bank.release(adapter.slot)
+
+    def _facts(self, settings: AdapterSettings, trained: Sequence[bool], base_model: str) -> AdapterFacts:
+        names = [(shape.name, one) for shape, one in zip(self.modules, trained, strict=True)]
+        return AdapterFacts(
+            base_model=base_model,
+            rank=settings.rank,
+            alpha=settings.alpha,
+            trained=tuple(name for name, one in names if one),
+            others=tuple(name for name, one in names if not one),
+        )
 
     def _numbers(self, adapter: Adapter) -> list[int]:
         return [number for number, trained in enumerate(adapter.trained) if trained]

@@ -1,5 +1,6 @@
 """What the owner of a job is told when it fails. Owns codes and wording; who fails is decided elsewhere."""
 
+from service.contracts.servable import Unservable
 from service.contracts.worker import JobFailure
 from trainer.engine.adapter import NonFinite, OutOfMemory
 from trainer.engine.memory import TooLarge
@@ -38,6 +39,13 @@ def as_failure(
             code="start_model_corrupt",
             message=f"The job cannot begin with the model that it goes on from: {error}. Train from another model.",
             param="model",
+        )
+    if isinstance(error, Unservable):
+        return JobFailure(
+            code="adapter_unservable",
+            message=f"The adapter could not be served: {error}. "
+            "A lower learning_rate_multiplier or lora_alpha may help.",
+            param="hyperparameters",
         )
     if isinstance(error, UnknownTarget):
         return JobFailure(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from service.contracts.servable import Unservable
 from service.contracts.worker import CheckpointMetrics
 from trainer.checkpoint import (
     Checkpoint,
@@ -97,7 +98,7 @@ class Saver:
         )
 
     def checkpoint_model(self, metrics: CheckpointMetrics) -> None:
-        """A disk that is full costs this one, never the job."""
+        """A disk that is full costs this one, never the job; so does what could not be served as it is now."""
         here = self._position
         directory = self._work_dir / "checkpoint-models" / f"step-{here.step}"
         try:
@@ -105,6 +106,9 @@ class Saver:
         except OSError as error:
             log.error("job %s: no checkpoint model at step %d: %s", here.job_id, here.step, error.strerror)
             self._teller.warn(f"a{here.step}", f"The checkpoint model of step {here.step} could not be written.")
+            return
+        except Unservable as error:
+            self._teller.warn(f"a{here.step}", f"The model of step {here.step} is not listed: {error}.")
             return
         self._teller.say(
             CheckpointModelWritten(
@@ -118,7 +122,10 @@ class Saver:
         )
 
     def deliver(self, step: int, weights: dict[str, Tensor] | None) -> None:
-        """The adapter as it is now, or as it was with those `weights` at an earlier `step`, which it takes back."""
+        """The adapter as it is now, or as it was with those `weights` at an earlier `step`, which it takes back.
+
+        Raises Unservable.
+        """
         here = self._position
         directory = self._work_dir / "adapter"
         if weights is not None:

@@ -97,7 +97,21 @@ def summed_up(found: dict[str, Found]) -> dict[str, dict[str, Any]]:
     for percent in (50, 99):
         pairs = zip(weft.quantile(percent), upstream.quantile(percent), strict=True)
         values[f"added_p{percent}_ms"] = [through - direct for through, direct in pairs]
-    return {name: _judged(name, statistics.median(each)) for name, each in values.items()}
+    judged = {name: _judged(name, statistics.median(each)) for name, each in values.items()}
+    others = {name: _absolute(found[name]) for name in ("naked", "litellm") if name in found}
+    return judged | others | {"upstream": _quantiles(upstream), "weft": _absolute(weft) | _quantiles(weft)}
+
+
+def _absolute(found: Found) -> dict[str, Any]:
+    """What the ratios are of: medians of the rounds."""
+    return {
+        "requests_per_core": round(statistics.median(found.requests)),
+        "events_per_core": round(statistics.median(found.events)),
+    }
+
+
+def _quantiles(found: Found) -> dict[str, Any]:
+    return {f"p{percent}_ms": round(statistics.median(found.quantile(percent)), 3) for percent in (50, 99)}
 
 
 def _judged(name: str, value: float) -> dict[str, Any]:
@@ -121,7 +135,7 @@ def main() -> int:
         result = summed_up(uvloop.run(measured(folder, options)))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    if "requests_to_litellm" not in result:
+    if "litellm" not in result:
         result["litellm"] = {"value": "not measured" if options.alone else "not installed"}
     print(json.dumps(result))
     return 0 if all(each.get("met", True) for each in result.values()) else 1

@@ -14,6 +14,8 @@ import openai
 import pytest
 from aiohttp import web
 
+from service.gateway import abandoned
+from service.gateway.abandoned import PAUSE_SECONDS
 from tests.conftest import free_port, wait_until
 from tests.service.conftest import Service
 from tests.service.gateway.captured import CHAT_COUNTED, FAILED_EVENT
@@ -65,8 +67,9 @@ def test_a_client_that_leaves_a_stream_ends_it_upstream_and_pays_for_what_it_got
     assert got <= completion <= got + 100
 
 
-def test_a_client_that_leaves_before_a_whole_answer_ends_it_upstream(
-    service: Service, upstream: Upstream, tenant: Tenant, ledger: Ledger
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_before_its_answer_ends_it_upstream_and_pays_for_what_was_done(
+    service: Service, upstream: Upstream, tenant: Tenant, ledger: Ledger, stream: bool
 ) -> None:
     async def think(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         await asyncio.sleep(30)
@@ -74,10 +77,37 @@ def test_a_client_that_leaves_before_a_whole_answer_ends_it_upstream(
 
     upstream.script = think
     before = ledger.of(tenant)
-    connection = connect(service, tenant.key, chat(tenant.model))
+    connection = connect(service, tenant.key, chat(tenant.model, stream=stream))
     wait_until(lambda: len(upstream.bodies) == 1, what="the replica is asked")
     connection.close()
     wait_until(lambda: upstream.aborted == 1, seconds=1, what="the upstream request is aborted")
+    # It is asked again until it knows; of what its engine never had, it knows nothing.
+    wait_until(lambda: upstream.spent_asked >= 2, what="the replica is asked what it cost")
+    assert ledger.of(tenant) == before
+    upstream.spent[upstream.headers[0]["x-request-id"]] = (300, 40)
+    wait_until(lambda: len(ledger.of(tenant)) > len(before), what="the usage is booked")
+    assert ledger.of(tenant) == [*before, (tenant.model, 300, 40)]
+    asked = upstream.spent_asked
+    time.sleep(3 * PAUSE_SECONDS)
+    assert upstream.spent_asked == asked, "nothing is left to ask about"
+
+
+def test_what_no_replica_knows_of_an_abandoned_request_is_not_booked_and_not_asked_for_ever(
+    service: Service, upstream: Upstream, tenant: Tenant, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def think(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        await asyncio.sleep(30)
+        return web.Response()
+
+    monkeypatch.setattr(abandoned, "PATIENCE_SECONDS", 2 * PAUSE_SECONDS)
+    upstream.script = think
+    before = ledger.of(tenant)
+    connection = connect(service, tenant.key, chat(tenant.model))
+    wait_until(lambda: len(upstream.bodies) == 1, what="the replica is asked")
+    connection.close()
+    waiting = service.app.state.gateway.abandoned.waiting
+    wait_until(lambda: upstream.spent_asked > 0, what="the replica is asked what it cost")
+    wait_until(lambda: not waiting, what="it is given up")
     assert ledger.of(tenant) == before
 
 

@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -240,8 +241,7 @@ class TestLimits:
     @pytest.fixture(autouse=True)
     def few(self, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
         limits = service.app.state.gateway.limits
-        monkeypatch.setattr(limits, "_most", 3)
-        monkeypatch.setattr(limits, "_most_of_project", 2)
+        monkeypatch.setattr(limits, "_most", replace(limits._most, requests=3, of_project=2))
 
     def test_a_project_and_a_process_take_so_many_at_once(
         self, service: Service, upstream: Upstream, tenant: Tenant, neighbour: Tenant

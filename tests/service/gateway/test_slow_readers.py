@@ -1,5 +1,6 @@
 """Clients that read slowly or not at all: what they may hold, when they are cut off, and that nobody else notices."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -14,7 +15,8 @@ import pytest
 import uvicorn
 from aiohttp import web
 
-from service.connections import connections
+from service import connections as connections_module
+from service.connections import LEAST_BYTES_PER_SECOND, connections
 from tests.conftest import free_port, wait_until
 from tests.service.conftest import Service
 from tests.service.gateway.captured import CHAT_WHOLE
@@ -40,6 +42,11 @@ class Flood:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         if scope["path"] == "/whole":
             await send({"type": "http.response.body", "body": b"y" * WHOLE_BYTES})
+        elif scope["path"] == "/slow":
+            while self.sent < 64:
+                await send({"type": "http.response.body", "body": b"y" * 16, "more_body": True})
+                self.sent += 1
+                await asyncio.sleep(STALL_SECONDS / 5)
         else:
             while self.sent < WHOLE_BYTES:
                 await send({"type": "http.response.body", "body": b"y" * 4096, "more_body": True})
@@ -106,6 +113,31 @@ def test_a_client_that_stops_reading_is_cut_off_and_one_that_reads_slowly_is_not
         wait_until(lambda: stands_still(lambda: application.sent), seconds=5, what="the application is held back")
         time.sleep(max(0.0, stopped + 3 * STALL_SECONDS - time.monotonic()))
         assert cut_off(connection)
+
+
+def test_a_client_that_takes_a_trickle_is_cut_off(flood: tuple[Flood, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As slow as the one above that is not, where more is expected: in a second no kernel shows a slower one."""
+    monkeypatch.setattr(connections_module, "LEAST_BYTES_PER_SECOND", 128 << 10)
+    application, port = flood
+    with open_one(port, "/stream") as connection:
+        started = time.monotonic()
+        while not application.left.is_set() and time.monotonic() < started + 10 * STALL_SECONDS:
+            connection.recv(2048)
+            time.sleep(0.05)
+        assert STALL_SECONDS <= time.monotonic() - started < 3 * STALL_SECONDS
+        assert application.left.is_set()
+
+
+def test_a_client_that_takes_all_of_a_slow_answer_is_not_cut_off(flood: tuple[Flood, int]) -> None:
+    """Far fewer bytes a second than the least, and none of them waits."""
+    application, port = flood
+    with open_one(port, "/slow") as connection:
+        connection.settimeout(5)
+        until, taken = time.monotonic() + 3 * STALL_SECONDS, 0
+        while time.monotonic() < until:
+            taken += len(connection.recv(65536))
+        assert 0 < taken < LEAST_BYTES_PER_SECOND * STALL_SECONDS
+        assert not application.left.is_set()
 
 
 def test_an_answer_that_is_all_written_is_no_reason_to_keep_its_reader(flood: tuple[Flood, int]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
+from service.contracts.replica import SPENT_PATH
 from tests.service.gateway.captured import CHAT_COUNTED, CHAT_WHOLE, TEXT_COUNTED
 from tests.service.gateway.captured_responses import STREAM, WHOLE
 
@@ -33,6 +34,9 @@ class Upstream:
         self.script: Script | None = None
         self.extra_headers: dict[str, str] = {}
         self.ensured: list[str] = []
+        self.spent: dict[str, tuple[int, int]] = {}
+        """What is told of requests, by their ids, when somebody asks."""
+        self.spent_asked = 0
         self.healthy = True
 
     def reset(self) -> None:
@@ -42,6 +46,8 @@ class Upstream:
         self.script = None
         self.extra_headers = {}
         self.ensured.clear()
+        self.spent.clear()
+        self.spent_asked = 0
         self.healthy = True
 
     def start(self) -> None:
@@ -52,6 +58,7 @@ class Upstream:
             self._stopping = asyncio.Event()
             app = web.Application(client_max_size=16 << 20)
             app.router.add_post("/v1/weft/adapters/ensure", self._ensure)
+            app.router.add_post(SPENT_PATH, self._spent)
             app.router.add_post("/v1/{path:.*}", self._handle)
             app.router.add_get("/health", self._health)
             # Like vLLM, which aborts a request whose connection is gone.
@@ -87,6 +94,14 @@ class Upstream:
     async def _ensure(self, request: web.Request) -> web.Response:
         self.ensured.append((await request.json())["adapter_id"])
         return web.json_response({"adapter_id": self.ensured[-1], "tier": "store"})
+
+    async def _spent(self, request: web.Request) -> web.Response:
+        if request.headers.get("authorization") != f"Bearer {self.api_key}":
+            return web.json_response({"error": "Unauthorized"}, status=401)
+        self.spent_asked += 1
+        known = {name: self.spent[name] for name in (await request.json())["ids"] if name in self.spent}
+        tokens = {name: {"prompt": prompt, "completion": completion} for name, (prompt, completion) in known.items()}
+        return web.json_response({"tokens": tokens})
 
     async def _health(self, request: web.Request) -> web.Response:
         if not self.healthy:

@@ -201,6 +201,12 @@ def test_a_running_job_is_cancelled_through_its_worker(service: Service, stage: 
             "hyperparameters.learning_rate_multiplier",
         ),
         ({"hyperparameters": {"lora_rank": 65}}, "invalid_request", "hyperparameters.lora_rank"),
+        ({"hyperparameters": {"lora_rank": 8, "lora_alpha": 1024}}, "alpha_too_large", "lora_alpha"),
+        (
+            {"hyperparameters": {"target_modules": ["q_proj"] * 257}},
+            "invalid_request",
+            "hyperparameters.target_modules",
+        ),
         ({"hyperparameters": {"n_layers": 3}}, "invalid_request", "hyperparameters.n_layers"),
         ({"model": "gpt-4o"}, "model_not_found", "model"),
         ({"method": {"type": "reinforcement"}}, "unsupported_method", "method"),

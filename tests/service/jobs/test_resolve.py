@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from service.contracts.base_model import BaseModelInfo
 from service.contracts.job import EarlyStopping, Hyperparameters, Method
+from service.contracts.servable import check_scale
 from service.errors import InvalidRequest
 from service.jobs.resolve import GIVEN, Dataset, Resolved, base_learning_rate, resolve
 from service.jobs.schemas import RequestedHyperparameters
@@ -95,6 +96,30 @@ def test_the_rank_grows_with_the_tokens(size: int, parameters: int | None, rank:
 
 def test_the_rank_stops_at_what_a_replica_serves() -> None:
     assert auto(1000, 10**12).hyperparameters.lora_rank == 64
+
+
+@pytest.mark.parametrize(("most", "rank"), [(63, 32), (32, 32), (8, 8)])
+def test_no_rank_is_larger_than_what_this_service_serves(most: int, rank: int) -> None:
+    dataset = Dataset(1000, 10**12)
+    resolved = resolve(RequestedHyperparameters(), base(), dataset, "supervised", max_rank=most)
+    assert resolved.hyperparameters.lora_rank == rank
+    assert str(rank) in resolved.rules["lora_rank"]
+    with pytest.raises(InvalidRequest, match=f"more than rank {most}") as refused:
+        resolve(RequestedHyperparameters(lora_rank=most + 1), base(), dataset, "supervised", max_rank=most)
+    assert (refused.value.code, refused.value.param) == ("rank_too_large", "lora_rank")
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(8, 513), (8, 1024), (1, 64.5), (None, 1025)])
+def test_an_alpha_whose_adapter_no_replica_would_serve_is_refused(rank: int | None, alpha: float) -> None:
+    with pytest.raises(InvalidRequest, match="at most 64 times their rank") as refused:
+        auto(10, lora_rank=rank, lora_alpha=alpha)
+    assert (refused.value.code, refused.value.param) == ("alpha_too_large", "lora_alpha")
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(8, 512), (1, 64), (1, None), (64, 4096), (None, 1024)])
+def test_the_largest_alpha_that_is_served_is_taken(rank: int | None, alpha: float | None) -> None:
+    hyperparameters = auto(10, lora_rank=rank, lora_alpha=alpha).hyperparameters
+    check_scale(hyperparameters.lora_rank, hyperparameters.lora_alpha)
 
 
 def test_sequences_are_cut_at_the_context() -> None:

@@ -8,13 +8,21 @@ import pytest
 
 from service.contracts.ids import FileId
 from service.contracts.layout import adapter_prefix, job_prefix
-from service.contracts.manifest import ADAPTER_WEIGHTS, MANIFEST, AdapterManifest, adapter_id_of, canonical_json
+from service.contracts.manifest import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    MANIFEST,
+    AdapterManifest,
+    adapter_id_of,
+    canonical_json,
+)
 from service.contracts.worker import CheckpointDone, Finished, Lease, UploadRequest
 from service.db import ControlSession
 from service.errors import InvalidRequest, LeaseLost
 from service.jobs import lifecycle, results
 from service.leases import checkpoints, finish, uploads
-from tests.service.stage import Stage, adapter_manifest
+from tests.service.stage import Stage, adapter_files, adapter_manifest
+from tests.service.weights import lora_file
 
 ROUNDS = 200
 
@@ -156,7 +164,7 @@ async def test_cancel_racing_success_ends_in_one_terminal_state(stage: Stage) ->
     await stage.jobs(project, ROUNDS)
     for _ in range(ROUNDS):
         lease = await stage.claimed()
-        adapter = adapter_manifest(lease.spec, 100, {"adapter_model.safetensors": b"w", "adapter_config.json": b"{}"})
+        adapter = adapter_manifest(lease.spec, 100, adapter_files(lease.spec, b"w"))
         # Stored before the race: the transaction that the cancellation may win comes after the store has answered.
         results_file = await results.store(stage.resources, lease.spec, ())
         delays = dice.random() * 0.004, dice.random() * 0.004
@@ -175,7 +183,9 @@ async def test_cancel_racing_success_ends_in_one_terminal_state(stage: Stage) ->
     assert {"succeeded", "cancelled"} == set(answers.values()), "both won now and then"
 
 
-@pytest.mark.parametrize("damage", ["weights missing", "weights cut", "manifest missing", "manifest of another"])
+@pytest.mark.parametrize(
+    "damage", ["weights missing", "weights cut", "weights flipped", "manifest missing", "manifest of another"]
+)
 async def test_an_incomplete_upload_is_refused_and_may_be_mended(stage: Stage, damage: str) -> None:
     job = await stage.job(await stage.project())
     lease = await stage.claimed()
@@ -184,6 +194,8 @@ async def test_an_incomplete_upload_is_refused_and_may_be_mended(stage: Stage, d
     store = stage.resources.store
     if damage.endswith("missing"):
         store.delete([folder + (MANIFEST if "manifest" in damage else ADAPTER_WEIGHTS)])
+    elif damage == "weights flipped":
+        await stage.put(folder, {ADAPTER_WEIGHTS: adapter_files(lease.spec, b"of the same size")[ADAPTER_WEIGHTS]})
     else:
         name = MANIFEST if "manifest" in damage else ADAPTER_WEIGHTS
         await stage.put(folder, {name: canonical_json(manifest.model_copy(update={"step": 1}))})
@@ -194,6 +206,37 @@ async def test_an_incomplete_upload_is_refused_and_may_be_mended(stage: Stage, d
     assert refused.value.code == "upload_incomplete"
     assert (await stage.row(job)).status == "running"
     assert (await stage.succeed(lease)).status == "succeeded"
+
+
+@pytest.mark.parametrize("fault", ["no safetensors", "another rank", "one factor", "no place for values"])
+async def test_an_adapter_that_no_replica_would_serve_ends_no_job_well(stage: Stage, fault: str) -> None:
+    job = await stage.job(await stage.project())
+    lease = await stage.claimed()
+    sound = lora_file(b"w", lease.spec.hyperparameters.lora_rank)
+    weights = {
+        "no safetensors": b"weights",
+        "another rank": lora_file(b"w", lease.spec.hyperparameters.lora_rank + 1),
+        "one factor": sound.replace(b"lora_B", b"lora_C"),
+        "no place for values": sound[:-4],
+    }[fault]
+    files = {ADAPTER_CONFIG: b"{}", ADAPTER_WEIGHTS: weights}
+    manifest = adapter_manifest(lease.spec, 100, files)
+    await stage.put(uploads.adapter_folder(lease.spec, manifest), {**files, MANIFEST: canonical_json(manifest)})
+    with pytest.raises(InvalidRequest) as refused:
+        await stage.finish(lease, outcome="succeeded", adapter=manifest)
+    assert refused.value.code == "adapter_unservable"
+    assert (await stage.row(job)).status == "running"
+    assert await stage.rows("select id from usage where project_id = :p", p=lease.spec.project_id) == []
+    await stage.finish(lease, outcome="cancelled")
+
+
+async def test_an_adapter_is_its_two_files_and_no_others(stage: Stage) -> None:
+    job = await stage.job(await stage.project())
+    lease = await stage.claimed()
+    more = adapter_manifest(lease.spec, 100, {**adapter_files(lease.spec, b"w"), "run.py": b"x"})
+    with pytest.raises(InvalidRequest, match="An adapter is"):
+        await uploads.targets(stage.resources, job, UploadRequest(epoch=lease.epoch, kind="adapter", adapter=more))
+    await stage.finish(lease, outcome="cancelled")
 
 
 @pytest.mark.parametrize(

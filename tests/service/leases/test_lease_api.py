@@ -8,10 +8,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from service.contracts.manifest import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST, canonical_json
+from service.contracts.manifest import MANIFEST, canonical_json
 from service.contracts.worker import Lease, UploadTargets
 from tests.service.conftest import Service
-from tests.service.stage import Stage, adapter_manifest
+from tests.service.stage import Stage, adapter_files, adapter_manifest
 
 CLAIM: dict[str, Any] = {"worker": "w", "base_model": "weft-tiny", "base_fingerprint": "f" * 64}
 
@@ -44,7 +44,7 @@ def test_one_job_from_claim_to_model(service: Service, behind: Stage, worker: ht
     assert client.fine_tuning.jobs.list_events(job).data[0].data == {"step": 1, "train_loss": 0.5}
     assert client.fine_tuning.jobs.retrieve(job).to_dict()["phase"] == "training"
 
-    files = {ADAPTER_CONFIG: b"{}", ADAPTER_WEIGHTS: b"w"}
+    files = adapter_files(lease.spec, b"w")
     manifest = adapter_manifest(lease.spec, 2, files)
     wanted = {"epoch": 1, "kind": "adapter", "adapter": manifest.model_dump(mode="json")}
     targets = UploadTargets.model_validate_json(worker.post(f"/leases/{job}/uploads", json=wanted).content)

@@ -81,6 +81,7 @@ def test_a_replica_that_falls_silent_is_left_out_by_the_databases_clock(
     [
         ({"base_model": "other"}, 400, "invalid_request"),
         ({"base_fingerprint": "0" * 64}, 409, "base_model_mismatch"),
+        ({"max_lora_rank": 32}, 409, "max_lora_rank_mismatch"),
         ({"url": "file:///etc/passwd"}, 400, "invalid_request"),
         ({"url": "http://"}, 400, "invalid_request"),
         ({"state": "bored"}, 400, "invalid_request"),

@@ -23,6 +23,7 @@ from service.contracts.manifest import (
 from service.settings import ServiceSettings
 from tests.service.conftest import Service
 from tests.service.stage import Stage
+from tests.service.weights import lora_file
 
 CONFIG = json.dumps({"peft_type": "LORA", "r": 4, "base_model_name_or_path": "/secret/path"}).encode()
 WEIGHTS = bytes(range(256)) * 16
@@ -114,14 +115,14 @@ class Worker:
             target_modules=("q_proj",),
             job_id=lease["id"],
             step=0,
-            files=listed({ADAPTER_CONFIG: CONFIG, ADAPTER_WEIGHTS: weights}),
+            files=listed({ADAPTER_CONFIG: CONFIG, ADAPTER_WEIGHTS: lora_file(weights)}),
         )
         return made.model_copy(update=changes)
 
     def store(self, lease: dict[str, Any], manifest: AdapterManifest, weights: bytes = b"new weights") -> None:
         body = {"epoch": lease["epoch"], "adapter": manifest.model_dump(mode="json")}
         urls = self.call(f"/{lease['id']}/uploads", **body)["urls"]
-        files = {ADAPTER_CONFIG: CONFIG, ADAPTER_WEIGHTS: weights, MANIFEST: canonical_json(manifest)}
+        files = {ADAPTER_CONFIG: CONFIG, ADAPTER_WEIGHTS: lora_file(weights), MANIFEST: canonical_json(manifest)}
         put(urls, files)
 
     def imported(self, owner: Owner, name: str, weights: bytes = b"new weights") -> dict[str, Any]:

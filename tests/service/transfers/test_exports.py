@@ -11,6 +11,7 @@ from service.transfers import exports, sweep
 from tests.conftest import wait_until
 from tests.service.conftest import Service
 from tests.service.transfers.conftest import Owner, Worker, listed, put
+from tests.service.weights import lora_file
 
 Change = Callable[..., None]
 MERGED = {"config.json": b"{}", "model-00001-of-00001.safetensors": b"whole weights" * 1000}
@@ -35,7 +36,7 @@ def test_an_adapters_own_files_are_there_at_once(owner: Owner, worker: Worker) -
     assert export["expires_at"] == owner.state(export)["expires_at"]
     files = read(owner, export)
     assert files.keys() == {ADAPTER_CONFIG, ADAPTER_WEIGHTS}
-    assert files[ADAPTER_WEIGHTS] == b"the very weights"
+    assert files[ADAPTER_WEIGHTS] == lora_file(b"the very weights")
     config = json.loads(files[ADAPTER_CONFIG])
     assert config["base_model_name_or_path"] == "weft-tiny", "not where the worker has it"
     assert config["r"] == 4

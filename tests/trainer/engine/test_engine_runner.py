@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from service.contracts.servable import Unservable
 from tests.trainer.engine.jobs import (
     OVERFITTING,
     Clock,
@@ -176,6 +177,32 @@ def test_the_first_step_is_told_at_once_then_lines_stay_short_and_silence_is_bro
     runner.flush()
     runner.flush()
     assert len(runner.outbox) == 4
+
+
+def test_an_adapter_that_no_replica_would_serve_fails_the_job_with_the_reason(engine: Engine, tmp_path: Path) -> None:
+    """Steps of hundreds each, which so small an alpha keeps from showing in the loss."""
+    wild = {"learning_rate": 500, "lora_alpha": 1e-9, "lr_scheduler": "constant", "warmup_ratio": 0}
+    runner = JobRunner(engine, start(tmp_path, **wild), checkpoint_seconds=1e9)
+
+    def to_the_end() -> None:
+        while not runner.finished:
+            turn(engine, runner)
+
+    with pytest.raises(Unservable) as caught:
+        to_the_end()
+    runner.failed(caught.value)
+    failed = runner.outbox[-1]
+    assert isinstance(failed, JobFailed)
+    assert (failed.failure.code, failed.step) == ("adapter_unservable", TOTAL)
+    assert "holds values that are not finite or exceed 1000" in failed.failure.message
+    assert not list((tmp_path / "ftjob-1" / "work").glob("adapter*"))
+    unlisted = [event.message for event in events(runner.outbox) if event.level == "warn"]
+    assert [message.partition(" is not listed: ")[0] for message in unlisted][-1] == f"The model of step {TOTAL}"
+
+
+def test_a_job_whose_adapter_could_never_be_served_is_not_begun(engine: Engine, tmp_path: Path) -> None:
+    with pytest.raises(Unservable, match="lora_alpha"):
+        JobRunner(engine, start(tmp_path, lora_rank=8, lora_alpha=1024), checkpoint_seconds=1e9)
 
 
 @pytest.mark.parametrize(("method", "beta"), [("supervised", ""), ("dpo", " and a beta of 0.1")])
