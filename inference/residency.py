@@ -18,12 +18,15 @@ from inference.hottest import Hottest
 from inference.metrics import Metrics
 from inference.problems import AdapterError
 from inference.registry import Registry
-from inference.turns import Turn, Turns
+from inference.tenant import Turn
+from inference.turns import Turns
 from inference.verdicts import Verdicts
+from inference.work import Work
 from service.contracts.replica import AdapterProblem, Tier
 
 ABORT_SECONDS = 0.3
-"""vLLM aborts a departed client's request just after its handler returned; the adapter counts as used for so long."""
+"""vLLM aborts a departed client's request just after its handler returned, and one that ran into a stop string just
+after it told so; the adapter counts as used for so long."""
 QUARANTINE_SECONDS = 24 * 3600.0
 FETCHING = "The adapter is being fetched; try again shortly."
 
@@ -127,6 +130,13 @@ class Residency:
             asyncio.get_running_loop().call_later(ABORT_SECONDS, self._give_back, visit, used)
         else:
             self._give_back(visit, used)
+
+    def rest(self, visit: Visit, work: Work) -> None:
+        """The engine has ended all that it was asked for the request, whose client may take its answer more slowly.
+
+        If nothing more is asked shortly, and the request is not over by then, others may have its turn.
+        """
+        asyncio.get_running_loop().call_later(ABORT_SECONDS, self._rest, visit, work)
 
     async def ensure(self, adapter: str, tenant: str = "") -> Tier | None:
         """Loads the adapter without a request; the tier it was found in."""
@@ -241,10 +251,23 @@ class Residency:
         self._hottest.note(adapter)
         return Visit(turn, tier, waited)
 
+    def _rest(self, visit: Visit, work: Work) -> None:
+        turn = visit.turn
+        if turn.over or turn.computed or not work.close():
+            return
+        used = work.tokens
+        self._turns.computed(turn, used and used.total)
+        self._done_with(turn.adapter)
+
     def _give_back(self, visit: Visit, used: float | None) -> None:
-        self._turns.leave(visit.turn, used)
-        if visit.turn.adapter is not None:
-            self._release(visit.turn.adapter)
+        turn = visit.turn
+        self._turns.leave(turn, used)
+        if not turn.computed:
+            self._done_with(turn.adapter)
+
+    def _done_with(self, adapter: str | None) -> None:
+        if adapter is not None:
+            self._release(adapter)
 
     def _release(self, adapter: str) -> None:
         self._uses[adapter] -= 1

@@ -80,12 +80,11 @@ class Runtime:
         await self._sources.close()
 
     def status(self) -> ReplicaStatus:
-        running = self._turns.running
-        base = self._turns.requests - sum(running.values())
+        in_flight = self._turns.in_flight
         return ReplicaStatus(
             base_model=self.base_model,
             adapters=self.residency.tiers(),
-            in_flight=running | ({self.base_model: base} if base else {}),
+            in_flight={adapter or self.base_model: requests for adapter, requests in in_flight.items()},
             waiting=self._turns.waiting,
             disk_bytes=self._cache.disk_bytes,
         )

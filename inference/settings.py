@@ -46,7 +46,9 @@ class ReplicaSettings(BaseSettings):
         default=5.0, gt=0, description="An engine that neither brings forth tokens nor computes for so long is hung."
     )
     stall_seconds: float = Field(
-        default=30.0, gt=0, description="How long an answer may wait for a reader that takes none of it."
+        default=30.0,
+        gt=0,
+        description="How long an answer may wait for a reader that takes less than 1 KiB a second of it.",
     )
     drain_seconds: float = Field(default=6.0, ge=0, description="Longest wait for answers in flight after SIGTERM.")
     restarts: int = Field(default=0, ge=0, description="Set by the launcher for its vLLM child.")

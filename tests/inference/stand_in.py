@@ -3,7 +3,8 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from typing import Any
 
 from inference.admission import Admission
 from inference.runtime import Runtime
+from inference.work import current
 from service.contracts.replica import TENANT_HEADER
 
 KEY = b"Bearer replica-key-0123456789"
@@ -33,6 +35,8 @@ class StandIn:
     deaths: list[str] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     aborted: int = 0
+    parts: int = 1
+    """Of an answer, before its last one."""
 
     async def load(self, adapter: str, folder: Path) -> None:
         await asyncio.sleep(0.001)
@@ -45,7 +49,7 @@ class StandIn:
         await asyncio.sleep(0.001)
         del self.folders[adapter]
 
-    async def predict(self, adapter: str, prompt: Sequence[int]) -> Mapping[int, float]:
+    async def predict(self, adapter: str, prompt: Tokens[int]) -> Mapping[int, float]:
         self.canaries[adapter] += 1
         self.running[adapter] += 1
         await asyncio.sleep(self.thinks)
@@ -62,17 +66,19 @@ class StandIn:
             self.deaths.append(f"{model} served without files")
         self.running[model] += 1
         self.most_distinct = max(self.most_distinct, len((+self.running).keys() - {"base"}))
+        sequence = Sequence(self.gate)
+        sequence.ended.add_done_callback(lambda _: self.running.subtract([model]))
         try:
-            await self._stream(receive, send)
+            await self._stream(sequence, receive, send)
         finally:
-            self.running[model] -= 1
+            sequence.ended.cancel()
 
-    async def _stream(self, receive: Any, send: Any) -> None:
+    async def _stream(self, sequence: "Sequence", receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
-        await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
-        go, gone = asyncio.create_task(self.gate.wait()), asyncio.create_task(receive())
-        await asyncio.wait({go, gone}, return_when=asyncio.FIRST_COMPLETED)
-        go.cancel()
+        for number in range(self.parts):
+            await send({"type": "http.response.body", "body": b"data: %d\n\n" % (number + 1), "more_body": True})
+        gone = asyncio.create_task(receive())
+        await asyncio.wait({sequence.ended, gone}, return_when=asyncio.FIRST_COMPLETED)
         if gone.done():
             assert gone.result()["type"] == "http.disconnect"
             self.aborted += 1
@@ -83,6 +89,27 @@ class StandIn:
     async def _plain(self, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"vllm", "more_body": False})
+
+
+class Sequence:
+    """What vLLM's engine computes, at its own pace: one token at once and one at its end, when the gate is open."""
+
+    prompt_len, request_index = 3, 0
+
+    def __init__(self, gate: asyncio.Event) -> None:
+        self.stats = SimpleNamespace(num_generation_tokens=1)
+        self._gate = gate
+        self._work = current()
+        if self._work is not None:
+            self._work.check_open()
+            self._work.begin(self)
+        self.ended = asyncio.create_task(self._compute())
+
+    async def _compute(self) -> None:
+        await self._gate.wait()
+        self.stats.num_generation_tokens += 1
+        if self._work is not None:
+            self._work.end()
 
 
 class Client:

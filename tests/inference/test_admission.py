@@ -92,22 +92,6 @@ async def test_body_is_bounded(call: Call, small: ReplicaSettings, vllm: StandIn
     assert vllm.bodies == []
 
 
-async def test_reader_that_takes_nothing_loses_its_turn(
-    call: Call, service: ServiceAndStorage, vllm: StandIn, runtime: Runtime
-) -> None:
-    vllm.gate.clear()
-    runtime.stall_seconds = 0.1
-    adapter = service.publish(lora(1))
-    client, other = call(adapter), call("base")
-    client.reads.clear()
-    await other.first_byte()
-    await client.done()
-    await until(lambda: adapter not in runtime.status().in_flight)
-    assert not other.task.done(), "one whose answer has nothing to read yet is not cut off"
-    vllm.gate.set()
-    assert (await other.done()).body.endswith(b"[DONE]\n\n")
-
-
 async def test_end_of_the_server_ends_fetches(service: ServiceAndStorage, vllm: StandIn, runtime: Runtime) -> None:
     """vLLM takes the application's state apart in its own shutdown, so ours comes first."""
     service.slow_seconds = 2.0
@@ -130,6 +114,7 @@ async def test_end_of_the_server_ends_fetches(service: ServiceAndStorage, vllm: 
 
     await Admission(application)({"type": "lifespan", "app": app}, receive, send)
     assert answers == [{"type": "lifespan.shutdown.complete"}]
-    assert server.config.http_protocol_class is Connection
+    assert issubclass(server.config.http_protocol_class, Connection)
+    assert server.config.http_protocol_class.stall_seconds == runtime.stall_seconds
     with pytest.raises(asyncio.CancelledError):
         await fetching

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from inference.problems import AdapterError
-from inference.turns import KEPT_PLACES, QUANTUM, Limits, Turn, Turns
+from inference.tenant import QUANTUM, Turn
+from inference.turns import KEPT_PLACES, Limits, Turns
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -75,7 +76,7 @@ async def test_base_needs_no_slot_but_a_place() -> None:
     assert turns.try_take("b", None, 1)
     assert turns.try_take("b", None, 1) is None, "the bound of all"
     assert turns.try_take("c", None, 1), "places are kept for who has none"
-    assert turns.requests == 4
+    assert turns.in_flight.total() == 4
 
 
 async def test_kept_places_are_bounded() -> None:
@@ -103,7 +104,7 @@ async def test_tenants_and_then_their_adapters_take_turns() -> None:
     await asyncio.gather(*tasks)
     assert order.index("b1") <= 2
     assert order.index("a3") < len(order) - 1 - order[::-1].index("a1"), "a3 came before the last a1"
-    assert (turns.running, turns.waiting, turns.requests) == ({}, 0, 0)
+    assert (turns.running, turns.waiting, turns.in_flight.total()) == ({}, 0, 0)
 
 
 async def test_two_floods_get_equal_tokens_whatever_they_claim() -> None:
@@ -268,7 +269,7 @@ async def test_request_that_is_not_ready_does_not_hold_up_others() -> None:
     turns.leave(turn)
     await fetching.granted
     turns.leave(fetching)
-    assert turns.requests == 0
+    assert turns.in_flight.total() == 0
 
 
 async def test_departed_waiter_leaves_the_queue() -> None:
@@ -279,7 +280,7 @@ async def test_departed_waiter_leaves_the_queue() -> None:
     gone.cancel()
     turns.leave(running)
     turns.leave(await next_)
-    assert (turns.waiting, turns.requests) == (0, 0)
+    assert (turns.waiting, turns.in_flight.total()) == (0, 0)
 
 
 async def test_turn_granted_to_a_departing_waiter_is_handed_on() -> None:
@@ -290,4 +291,4 @@ async def test_turn_granted_to_a_departing_waiter_is_handed_on() -> None:
     turns.leave(running)
     gone.cancel()
     turns.leave(await next_)
-    assert (turns.running, turns.requests) == ({}, 0)
+    assert (turns.running, turns.in_flight.total()) == ({}, 0)
