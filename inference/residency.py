@@ -71,8 +71,8 @@ class Residency:
         self._hold_seconds = hold_seconds
         self._uses: Counter[str] = Counter()
         self._changed = asyncio.Event()
-        self._closing: set[str] = set()
-        """To be evicted once their requests are done; no new one is let in."""
+        self._closing: Counter[str] = Counter()
+        """How many evictions of an adapter go on, once its requests are done; until the last no new one is let in."""
         self._quarantine = Verdicts()
 
     def tier(self, adapter: str) -> Tier | None:
@@ -147,7 +147,7 @@ class Residency:
 
     async def evict(self, adapter: str, *, seconds: float) -> None:
         """Takes the adapter out of vLLM and off the disk, waiting at most so long for its requests in flight."""
-        self._closing.add(adapter)
+        self._closing[adapter] += 1
         try:
             try:
                 async with asyncio.timeout(seconds):
@@ -155,10 +155,12 @@ class Residency:
             except TimeoutError:
                 message = f"{self._uses[adapter]} requests still use this adapter; try again."
                 raise AdapterError("no_capacity", message) from None
-            await self._registry.unload(adapter)
+            await self._registry.unload(adapter, lambda: self._uses[adapter] > 0)
             await self._cache.delete(adapter)
         finally:
-            self._closing.discard(adapter)
+            self._closing[adapter] -= 1
+            if not self._closing[adapter]:
+                del self._closing[adapter]
             self._wake()
 
     def quarantine(self, adapter: str) -> None:

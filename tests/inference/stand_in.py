@@ -21,7 +21,10 @@ CHAT = "/v1/chat/completions"
 
 @dataclass
 class StandIn:
-    """Engine and application in one: streams an answer, and fails loudly where vLLM's engine would die."""
+    """Engine and application in one: streams an answer, and fails loudly where vLLM's engine would die.
+
+    Answers wait for the `gate`, which is open at first, and loads of `slow` adapters for their events.
+    """
 
     folders: dict[str, Path] = field(default_factory=dict)
     loads: Counter[str] = field(default_factory=Counter)
@@ -34,19 +37,29 @@ class StandIn:
     bodies: list[bytes] = field(default_factory=list)
     deaths: list[str] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
+    slow: dict[str, asyncio.Event] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    """Adapters whose load has begun."""
     aborted: int = 0
     parts: int = 1
     """Of an answer, before its last one."""
 
+    def __post_init__(self) -> None:
+        self.gate.set()
+
     async def load(self, adapter: str, folder: Path) -> None:
+        self.asked.append(adapter)
+        if adapter in self.slow:
+            await self.slow[adapter].wait()
         await asyncio.sleep(0.001)
         self.loads[adapter] += 1
         self.folders[adapter] = folder
 
     async def unload(self, adapter: str) -> None:
-        if self.running[adapter]:
-            self.deaths.append(f"{adapter} unloaded while in use")
+        before = self.running[adapter]
         await asyncio.sleep(0.001)
+        if before or self.running[adapter]:
+            self.deaths.append(f"{adapter} unloaded while in use")
         del self.folders[adapter]
 
     async def predict(self, adapter: str, prompt: Tokens[int]) -> Mapping[int, float]:
