@@ -118,7 +118,10 @@ class AdapterCache:
             return False
         if adapter in self._sizes:
             self._forget(adapter)
-            await asyncio.to_thread(folders.remove, self._root / adapter)
+            # Out of the way before anybody can fetch it anew; that it takes time is the unlinking's.
+            with contextlib.suppress(FileNotFoundError):
+                doomed = folders.set_aside(self._root / adapter)
+                await asyncio.to_thread(folders.remove, doomed)
         return True
 
     async def close(self) -> None:
@@ -207,24 +210,27 @@ class AdapterCache:
         """Deletes the least recently used; what a waiting request wants goes only for one that is in no queue."""
         if size > self._budget:
             raise AdapterError("adapter_invalid", f"The adapter's {size} bytes exceed the replica's whole cache.")
+        while self.disk_bytes + sum(self._reserved.values()) + size > self._budget:
+            doomed = self._least_needed(adapter)
+            if doomed is None:
+                await self._landing(adapter)
+            elif await self.delete(doomed):
+                self._metrics.evicted("disk")
         self._reserved[adapter] = size
-        try:
-            spare = [name for name in self._sizes if name not in self._wants]
-            # One that has its turn is pinned, and only it may displace what others wait for.
-            wanted = [name for name in self._sizes if name in self._wants] if adapter in self._pins else []
-            for candidate in [*spare, *wanted]:
-                if self._fits():
-                    return
-                if candidate != adapter and await self.delete(candidate):
-                    self._metrics.evicted("disk")
-            if not self._fits():
-                raise NoRoom
-        except BaseException:
-            del self._reserved[adapter]
-            raise
 
-    def _fits(self) -> bool:
-        return self.disk_bytes + sum(self._reserved.values()) <= self._budget
+    def _least_needed(self, newcomer: str) -> str | None:
+        """Chosen anew after each deletion, during which requests come and go."""
+        free = [name for name in self._sizes if name not in self._pins and name not in self._flights]
+        # One that has its turn is pinned, and only it may displace what others wait for.
+        wanted = free if newcomer in self._pins else []
+        return next((name for name in free if name not in self._wants), next(iter(wanted), None))
+
+    async def _landing(self, newcomer: str) -> None:
+        """Until one of those under way has come, which can then go again; only one that has its turn waits for it."""
+        under_way = [self._flights[name] for name in self._reserved]
+        if newcomer not in self._pins or not under_way:
+            raise NoRoom
+        await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
 
     # -- bookkeeping --------------------------------------------------------------------------------------------------
 

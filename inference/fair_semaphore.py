@@ -8,7 +8,6 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-
 _REMEMBERED = 1024
 """Tenants; of those served longer ago it is not known any more that they ever were."""
 
