@@ -83,7 +83,7 @@ class Admission:
         if not is_base and not is_adapter_id(asked.model):
             message = "The model does not exist or you do not have access to it."
             return await refuse(send, 404, message, code="model_not_found", param="model")
-        ask = Ask(_tenant(scope), None if is_base else asked.model, asked.likely_cost(len(body)))
+        ask = Ask(_tenant(scope), None if is_base else asked.model, asked.likely_cost(len(body)), len(body))
         del asked
         call = Call(body, receive, send)
         del body  # the call hands it to vLLM and forgets it

@@ -33,11 +33,12 @@ FETCHING = "The adapter is being fetched; try again shortly."
 
 @dataclass(frozen=True)
 class Ask:
-    """What a request wants: `adapter` is None for the base, `cost` its likely tokens."""
+    """What a request wants: `adapter` is None for the base, `cost` its likely tokens, `size` the bytes of its body."""
 
     tenant: str
     adapter: str | None
     cost: float = 0.0
+    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Residency:
         Raises AdapterError where the adapter cannot be had, the queue is full or the wait takes too long.
         """
         deadline = asyncio.get_running_loop().time() + self._hold_seconds
-        turn = self._turns.join(ask.tenant, ask.adapter, ask.cost)
+        turn = self._turns.join(ask.tenant, ask.adapter, ask.cost, ask.size)
         try:
             if ask.adapter is None:
                 return Visit(turn, None, await self._granted(turn, deadline))

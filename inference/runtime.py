@@ -116,5 +116,7 @@ def limits_of(settings: ReplicaSettings) -> Limits:
         tenant_in_flight=settings.tenant_in_flight,
         waiting=settings.queue_limit,
         tenant_waiting=settings.tenant_queue_limit,
+        waiting_bytes=settings.queue_bytes,
+        tenant_waiting_bytes=settings.tenant_queue_bytes,
         stint=settings.stint_seconds,
     )

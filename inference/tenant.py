@@ -21,6 +21,8 @@ class Turn:
     tenant: str
     adapter: str | None
     cost: float
+    size: int
+    """Bytes that it holds while it waits."""
     granted: asyncio.Future[None] = field(repr=False)
     ready: bool = False
     """Whether it may be given its turn, or its adapter's files are still on their way."""
@@ -62,6 +64,7 @@ class Tenant:
         """Computed, and not yet taken by their clients."""
         self.slots = 0
         self.queues: dict[str | None, deque[Turn]] = {}
+        self.waiting_bytes = 0
         self.ring: Ring[str | None] = Ring(QUANTUM)
         self.pace = Pace()
 

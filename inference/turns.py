@@ -26,6 +26,8 @@ class Limits:
     tenant_in_flight: int = 64
     waiting: int = 512
     tenant_waiting: int = 256
+    waiting_bytes: int = 128 << 20
+    tenant_waiting_bytes: int = 64 << 20
     stint: float = 1.0
 
     @property
@@ -45,6 +47,7 @@ class Turns:
         self._requests = 0
         self._reading: Counter[str | None] = Counter()
         self._waiting = 0
+        self._waiting_bytes = 0
 
     @property
     def running(self) -> dict[str, int]:
@@ -73,18 +76,17 @@ class Turns:
         turn.granted.set_result(None)
         return turn
 
-    def join(self, tenant: str, adapter: str | None, cost: float) -> Turn:
+    def join(self, tenant: str, adapter: str | None, cost: float, size: int = 0) -> Turn:
         """Queues a request that is not ready yet. Raises AdapterError where the queues are full."""
-        mine = self._tenants[tenant].waiting if tenant in self._tenants else 0
-        # Others' crowds do not shut out a tenant that has nothing waiting.
-        limit = self.limits.waiting if mine else 2 * self.limits.waiting
-        if mine >= self.limits.tenant_waiting or self._waiting >= limit:
+        if not self._room_for(self._tenants.get(tenant) or Tenant(), size):
             message = "Too many requests wait for this replica."
             raise AdapterError("no_capacity", message, retry_after=self.seconds_to_wait(tenant))
-        turn = self._turn(tenant, adapter, cost)
+        turn = self._turn(tenant, adapter, cost, size)
         entered = self._enter(tenant)
         entered.queues.setdefault(adapter, deque()).append(turn)
         entered.ring.join(adapter)
+        entered.waiting_bytes += size
+        self._waiting_bytes += size
         self._waiting += 1
         return turn
 
@@ -124,6 +126,17 @@ class Turns:
         if known is not None and known.waiting:
             return known.pace.seconds_for(known.waiting, self._now())
         return self._pace.seconds_for(self._waiting, self._now())
+
+    def _room_for(self, tenant: Tenant, size: int) -> bool:
+        limits, mine = self.limits, tenant.waiting
+        # Others' crowds do not shut out a tenant that has nothing waiting.
+        share = 1 if mine else 2
+        return (
+            mine < limits.tenant_waiting
+            and tenant.waiting_bytes + size <= limits.tenant_waiting_bytes
+            and self._waiting < limits.waiting * share
+            and self._waiting_bytes + size <= limits.waiting_bytes * share
+        )
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
@@ -214,14 +227,16 @@ class Turns:
 
     def _dequeue(self, tenant: Tenant, turn: Turn) -> None:
         self._waiting -= 1
+        self._waiting_bytes -= turn.size
+        tenant.waiting_bytes -= turn.size
         queue = tenant.queues[turn.adapter]
         queue.remove(turn)
         if not queue:
             del tenant.queues[turn.adapter]
             tenant.ring.leave(turn.adapter)
 
-    def _turn(self, tenant: str, adapter: str | None, cost: float) -> Turn:
-        return Turn(tenant, adapter, cost, asyncio.get_running_loop().create_future())
+    def _turn(self, tenant: str, adapter: str | None, cost: float, size: int = 0) -> Turn:
+        return Turn(tenant, adapter, cost, size, asyncio.get_running_loop().create_future())
 
     @staticmethod
     def _now() -> float:

@@ -242,6 +242,31 @@ async def test_queues_are_bounded_and_say_when_to_come_back() -> None:
         turns.leave(await task)
 
 
+async def test_bytes_that_wait_are_bounded_like_requests() -> None:
+    turns = Turns(Limits(1, waiting_bytes=100, tenant_waiting_bytes=60))
+    running = await take(turns, "a", "a")
+    large = turns.join("a", "b", 1, size=50)
+    with pytest.raises(AdapterError) as caught:
+        turns.join("a", "b", 1, size=11)
+    assert caught.value.problem == "no_capacity"
+    assert "retry-after" in caught.value.headers
+    other = turns.join("b", "c", 1, size=50)
+    with pytest.raises(AdapterError):
+        turns.join("b", "c", 1, size=1)
+    alone = turns.join("c", "d", 1, size=60)
+    with pytest.raises(AdapterError):
+        turns.join("d", "e", 1, size=41)
+    turns.leave(large)
+    turns.join("d", "e", 1, size=60)
+    turns.leave(other)
+    turns.leave(alone)
+    turns.leave(running)
+    again = turns.join("a", "b", 1, size=60)
+    turns.ready(again)
+    await again.granted
+    turns.join("a", "b", 1, size=60)
+
+
 async def test_retry_after_follows_the_queues_own_speed() -> None:
     turns = Turns(Limits(1, in_flight=1, tenant_in_flight=1))
     running = await take(turns, "t", None)
