@@ -66,6 +66,7 @@ class Admission:
         try:
             await self._complete(runtime, scope, receive, send)
         except AdapterError as error:
+            runtime.metrics.refused(error.problem)
             await answer(send, error.status, error.body(), error.headers)
         except Gone:
             return None

@@ -107,7 +107,7 @@ class Registry:
             raise AdapterError("no_capacity", "Every adapter this replica can hold is in use.")
         self._cache.pin(adapter)
         try:
-            with self._metrics.loading("disk"):
+            with self._metrics.loading("disk"), self._cache.clock.loading(adapter):
                 await self._engine.load(adapter, folder)
         except BaseException as error:
             self._cache.unpin(adapter)
@@ -126,13 +126,15 @@ class Registry:
         try:
             canary = canary_of(folder)
             if canary is not None:
-                compare(canary, await self._predict(adapter, canary))
+                with self._cache.clock.loading(adapter):
+                    compare(canary, await self._predict(adapter, canary))
             self._alike[adapter] = None
             if len(self._alike) > _REMEMBERED:
                 self._alike.popitem(last=False)
         except BaseException as error:
             await self._exclusively(self._withdraw(adapter, proof), "")
             if isinstance(error, AdapterError):
+                self._metrics.failed("disk", error.problem)
                 seconds = UNLIKE_SECONDS if isinstance(error, Unlike) else None
                 self._cache.verdicts.remember(adapter, error, seconds)
             raise

@@ -7,28 +7,27 @@ the engine for every tenant. Files are fetched while their request waits for its
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
-from inference.cache import AdapterCache, NoRoom
+from inference.cache import AdapterCache
 from inference.hottest import Hottest
+from inference.loader import Loader, in_time
 from inference.metrics import Metrics
 from inference.problems import AdapterError
 from inference.registry import Registry
 from inference.tenant import Turn
 from inference.turns import Turns
 from inference.verdicts import Verdicts
+from inference.waits import Wait
 from inference.work import Work
-from service.contracts.replica import AdapterProblem, Tier
+from service.contracts.replica import Tier
 
 ABORT_SECONDS = 0.3
 """vLLM aborts a departed client's request just after its handler returned, and one that ran into a stop string just
 after it told so; the adapter counts as used for so long."""
 QUARANTINE_SECONDS = 24 * 3600.0
-FETCHING = "The adapter is being fetched; try again shortly."
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Visit:
     turn: Turn
     tier: Tier | None
     waited: float = 0.0
-    """Seconds for its turn; what loading took is not counted."""
+    """Seconds before vLLM; what its own adapter's load took of them is not counted."""
 
 
 class Residency:
@@ -67,6 +66,7 @@ class Residency:
         self._registry = registry
         self._cache = cache
         self._turns = turns
+        self._loader = Loader(registry, cache, self._idle)
         self._metrics = metrics
         self._hottest = hottest
         self._hold_seconds = hold_seconds
@@ -117,13 +117,18 @@ class Residency:
         """
         deadline = asyncio.get_running_loop().time() + self._hold_seconds
         turn = self._turns.join(ask.tenant, ask.adapter, ask.cost, ask.size)
+        wait = Wait(self._cache.clock)
         try:
             if ask.adapter is None:
-                return Visit(turn, None, await self._granted(turn, deadline))
-            return await self._enter_adapter(turn, ask.adapter, deadline)
+                await self._granted(turn, deadline)
+                return Visit(turn, None, wait.seconds)
+            tier = await self._enter_adapter(turn, ask.adapter, wait, deadline)
+            return self._visit(turn, ask.adapter, tier, wait.seconds)
         except BaseException:
             self._turns.leave(turn, used=0.0)
             raise
+        finally:
+            self._metrics.waited(wait.seconds)
 
     def leave(self, visit: Visit, *, used: float | None = None, aborted: bool) -> None:
         """The request is over: its response is complete, or its client is gone. `used` is in tokens."""
@@ -172,27 +177,27 @@ class Residency:
 
     # -- coming in ----------------------------------------------------------------------------------------------------
 
-    async def _enter_adapter(self, turn: Turn, adapter: str, deadline: float) -> Visit:
-        async with _in_time(deadline, "adapter_loading", "The adapter is being unloaded; try again shortly."):
+    async def _enter_adapter(self, turn: Turn, adapter: str, wait: Wait, deadline: float) -> Tier:
+        async with in_time(deadline, "adapter_loading", "The adapter is being unloaded; try again shortly."):
             await self._until(lambda: adapter not in self._closing)
         self._quarantine.check(adapter)
         tier = self.tier(adapter) or "store"
         self._uses[adapter] += 1
         self._cache.want(adapter)
         try:
-            if adapter not in self._registry:
-                await self._prefetch(adapter, turn.tenant, deadline)
-            waited = await self._granted(turn, deadline)
-            await self._become_resident(adapter, turn.tenant, deadline)
+            with wait.loading(adapter):
+                await self._loader.prefetch(adapter, turn.tenant, deadline)
+            await self._granted(turn, deadline)
+            with wait.loading(adapter):
+                await self._loader.load(adapter, turn.tenant, deadline)
         except BaseException:
             self._release(adapter)
             raise
         finally:
             self._cache.unwant(adapter)
-        return self._visit(turn, adapter, tier, waited)
+        return tier
 
-    async def _granted(self, turn: Turn, deadline: float) -> float:
-        began = asyncio.get_running_loop().time()
+    async def _granted(self, turn: Turn, deadline: float) -> None:
         self._turns.ready(turn)
         try:
             async with asyncio.timeout_at(deadline):
@@ -201,41 +206,6 @@ class Residency:
             again = self._turns.seconds_to_wait(turn.tenant)
             message = "This replica stayed busy with requests that came before."
             raise AdapterError("no_capacity", message, retry_after=again) from None
-        waited = asyncio.get_running_loop().time() - began
-        self._metrics.waited(waited)
-        return waited
-
-    async def _prefetch(self, adapter: str, tenant: str, deadline: float) -> None:
-        """To disk while the request waits for its turn. What does not fit is fetched when the turn has come."""
-        async with _in_time(deadline, "adapter_loading", FETCHING):
-            try:
-                await self._cache.materialise(adapter, tenant)
-            except NoRoom:
-                return
-
-    async def _become_resident(self, adapter: str, tenant: str, deadline: float) -> None:
-        """In its turn. While the request waited, its adapter may have had to make room for one that ran."""
-        self._cache.pin(adapter)
-        try:
-            while not self._registry.usable(adapter):
-                async with _in_time(deadline, "adapter_loading", FETCHING):
-                    folder = await self._materialise(adapter, tenant)
-                await self._registry.load(adapter, folder, tenant, self._idle)
-            self._registry.touch(adapter)
-        finally:
-            self._cache.unpin(adapter)
-
-    async def _materialise(self, adapter: str, tenant: str) -> Path:
-        """A disk full of adapters that only vLLM's registry holds is relieved by unloading idle ones."""
-        shared = True
-        while True:
-            try:
-                return await self._cache.materialise(adapter, tenant)
-            except NoRoom:
-                # The first fetch may have been one that began as somebody's prefetch, with less right to room.
-                if not shared and not await self._registry.make_room(tenant, self._idle):
-                    raise
-                shared = False
 
     # -- bookkeeping --------------------------------------------------------------------------------------------------
 
@@ -285,12 +255,3 @@ class Residency:
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
             await self._changed.wait()
-
-
-@asynccontextmanager
-async def _in_time(deadline: float, problem: AdapterProblem, message: str) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout_at(deadline):
-            yield
-    except TimeoutError:
-        raise AdapterError(problem, message) from None

@@ -30,12 +30,13 @@ AdapterProblem = Literal[
 """404, 422, 503, 503, 503, 503 in this order. The last four carry Retry-After."""
 
 Tier = Literal["gpu", "cpu", "disk", "store"]
+"""`gpu`: of those that vLLM knows, one of the last used, as many as it has slots. It does not tell, but keeps those."""
 
 CACHE_HEADER = "x-adapter-cache"
 """Answer header of a replica: the tier in which the request found its adapter. Absent for the base model."""
 
 WAIT_HEADER = "x-weft-wait-ms"
-"""Answer header of a replica: milliseconds that the request waited for its turn, loads not counted."""
+"""Answer header of a replica: milliseconds that the request waited before vLLM, less its own adapter's load."""
 
 TENANT_HEADER = "x-weft-tenant"
 """Request header of the gateway: an opaque word, the same for all requests of one tenant. It shares out the turns."""

@@ -32,6 +32,8 @@ class StandIn:
     predicts: dict[int, float] = field(default_factory=dict)
     thinks: float = 0.0
     """Seconds that a prediction takes."""
+    loads_in: float = 0.001
+    """Seconds that a load takes."""
     running: Counter[str] = field(default_factory=Counter)
     most_distinct: int = 0
     bodies: list[bytes] = field(default_factory=list)
@@ -51,7 +53,7 @@ class StandIn:
         self.asked.append(adapter)
         if adapter in self.slow:
             await self.slow[adapter].wait()
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(self.loads_in)
         self.loads[adapter] += 1
         self.folders[adapter] = folder
 
