@@ -18,7 +18,7 @@ from inference.metering import Asked, Tokens
 from inference.problems import AdapterError, envelope
 from inference.residency import Ask, Visit
 from service.contracts.ids import is_adapter_id
-from service.contracts.replica import CACHE_HEADER, TENANT_HEADER, WAIT_HEADER
+from service.contracts.replica import CACHE_HEADER, REQUEST_ID_HEADER, SPENT_PATH, TENANT_HEADER, WAIT_HEADER
 
 if TYPE_CHECKING:
     from inference.runtime import Runtime
@@ -27,6 +27,7 @@ COMPLETIONS = frozenset({("POST", f"/v1/{name}") for name in ("chat/completions"
 GUARDED = COMPLETIONS | {
     ("POST", "/v1/weft/adapters/ensure"),
     ("POST", "/v1/weft/adapters/evict"),
+    ("POST", SPENT_PATH),
     ("GET", "/v1/weft/status"),
 }
 OPEN = frozenset({("GET", "/health"), ("GET", "/metrics")})
@@ -34,8 +35,9 @@ OPEN = frozenset({("GET", "/health"), ("GET", "/metrics")})
 
 ANONYMOUS = ""
 """The one tenant of all requests that name none."""
-MAX_TENANT_BYTES = 128
+MAX_NAME_BYTES = 128
 _TENANT = TENANT_HEADER.encode()
+_REQUEST_ID = REQUEST_ID_HEADER.encode()
 
 _decode = msgspec.json.Decoder(Asked).decode
 
@@ -104,7 +106,8 @@ class Admission:
         finally:
             used = call.used
             residency.leave(visit, used=used and used.total, aborted=not call.complete)
-            runtime.metrics.spent(ask.tenant, used or Tokens())
+            request_id = _header(scope, _REQUEST_ID)[:MAX_NAME_BYTES].decode("latin-1")
+            runtime.spent(ask.tenant, request_id, used or Tokens())
 
 
 def _headers_of(visit: Visit) -> list[tuple[bytes, bytes]]:
@@ -141,7 +144,7 @@ def _authorized(scope: Scope, expected: bytes) -> bool:
 
 
 def _tenant(scope: Scope) -> str:
-    return _header(scope, _TENANT)[:MAX_TENANT_BYTES].decode("latin-1") or ANONYMOUS
+    return _header(scope, _TENANT)[:MAX_NAME_BYTES].decode("latin-1") or ANONYMOUS
 
 
 def _header(scope: Scope, wanted: bytes) -> bytes:

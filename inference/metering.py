@@ -1,5 +1,7 @@
-"""What a request is likely to cost, in tokens, read from its body, and the count of what it did cost."""
+"""What a request is likely to cost, in tokens, read from its body, and what requests did cost."""
 
+from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +36,27 @@ class Tokens:
     @property
     def total(self) -> int:
         return self.prompt + self.completion
+
+
+class Recent:
+    """What requests that are over have cost, by the gateway's ids: it asks for those whose clients left early."""
+
+    def __init__(self, most: int = 16_384) -> None:
+        self._tokens: OrderedDict[str, Tokens] = OrderedDict()
+        self._most = most
+
+    def note(self, request_id: str, tokens: Tokens) -> None:
+        """Nothing is noted for nothing."""
+        if not request_id or not tokens.total:
+            return
+        self._tokens[request_id] = tokens
+        self._tokens.move_to_end(request_id)
+        if len(self._tokens) > self._most:
+            self._tokens.popitem(last=False)
+
+    def of(self, request_ids: Iterable[str]) -> dict[str, Tokens]:
+        """Of those that are known."""
+        return {name: self._tokens[name] for name in request_ids if name in self._tokens}
 
 
 def _positive(number: Any) -> bool:

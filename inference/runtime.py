@@ -14,6 +14,7 @@ from inference import engine as patches
 from inference.cache import AdapterCache
 from inference.gate import AdapterGate, layers_of_base, template_of_base
 from inference.hottest import Hottest
+from inference.metering import Recent, Tokens
 from inference.metrics import Metrics
 from inference.problems import AdapterError
 from inference.registry import Engine, Registry
@@ -38,6 +39,7 @@ class Runtime:
         self.evict_seconds = settings.hold_seconds
         self.stall_seconds = settings.stall_seconds
         self.metrics = Metrics(registry, restarts=settings.restarts)
+        self.recent = Recent()
         self._gate = AdapterGate(
             partial(layers_of_base, settings.base_source),
             partial(template_of_base, settings.base_source),
@@ -78,6 +80,11 @@ class Runtime:
         self._hottest.save()
         await self._cache.close()
         await self._sources.close()
+
+    def spent(self, tenant: str, request_id: str, tokens: Tokens) -> None:
+        """A request is over that cost so much."""
+        self.metrics.spent(tenant, tokens)
+        self.recent.note(request_id, tokens)
 
     def status(self) -> ReplicaStatus:
         in_flight = self._turns.in_flight

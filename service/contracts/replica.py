@@ -7,6 +7,7 @@
 | GET /internal/adapters/{adapter_id} | replica plugin, on a cold load | | AdapterSource |
 | POST {replica}/v1/weft/adapters/ensure | gateway or operator | AdapterRef | AdapterResident |
 | POST {replica}/v1/weft/adapters/evict | service | AdapterRef | AdapterResident |
+| POST {replica}/v1/weft/spent | gateway, after a client left | RequestIds | Spent |
 | GET {replica}/v1/weft/status | anyone with the replica's key | | ReplicaStatus |
 
 A completion request to a replica names the adapter id (or the base model) as `model`. The replica makes the adapter
@@ -42,6 +43,9 @@ TENANT_HEADER = "x-weft-tenant"
 """Request header of the gateway: an opaque word, the same for all requests of one tenant. It shares out the turns."""
 
 REQUEST_ID_HEADER = "x-request-id"
+
+SPENT_PATH = "/v1/weft/spent"
+MOST_REQUEST_IDS = 1000
 
 
 class Message(BaseModel):
@@ -82,6 +86,25 @@ class AdapterRef(Message):
 class AdapterResident(Message):
     adapter_id: str
     tier: Tier | None
+
+
+class RequestIds(Message):
+    """Of requests to the replica, as their REQUEST_ID_HEADER named them."""
+
+    ids: tuple[str, ...] = Field(max_length=MOST_REQUEST_IDS)
+
+
+class Tokens(Message):
+    prompt: int = Field(ge=0)
+    completion: int = Field(ge=0)
+
+
+class Spent(Message):
+    """What the engine did for requests, also for those whose client did not stay. Those it did nothing for, or that
+    are not over yet or over for long, are absent.
+    """
+
+    tokens: dict[str, Tokens]
 
 
 class ReplicaStatus(Message):

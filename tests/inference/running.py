@@ -4,7 +4,7 @@ import asyncio
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import aiohttp
 import psutil
 import pytest
 
-from service.contracts.replica import TENANT_HEADER, ReplicaHeartbeat
+from service.contracts.replica import ReplicaHeartbeat
 from tests.conftest import free_port
 from tests.inference.adapters import lora
 from tests.inference.conftest import BYTECODE, ServiceAndStorage, replica_settings, write_base
@@ -51,9 +51,9 @@ class Replica:
         await self.until(lambda: any(beat.state == state for beat in self.service.heartbeats[since:]), state)
 
     async def post(
-        self, path: str, body: dict[str, Any], key: str | None = None, tenant: str = "", seconds: float = 90.0
+        self, path: str, body: dict[str, Any], headers: Mapping[str, str] | None = None, seconds: float = 90.0
     ) -> tuple[int, dict[str, Any], Any]:
-        headers = {"Authorization": f"Bearer {self.now.api_key if key is None else key}", TENANT_HEADER: tenant}
+        headers = {"authorization": f"Bearer {self.now.api_key}", **(headers or {})}
         async with (
             asyncio.timeout(seconds),
             self.session.post(f"{self.now.url}{path}", json=body, headers=headers) as response,

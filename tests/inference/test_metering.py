@@ -1,11 +1,11 @@
-"""What is read of bodies: the likely cost, whatever the numbers in them are."""
+"""What is read of bodies: the likely cost, whatever the numbers in them are. What is remembered of the real one."""
 
 import json
 
 import msgspec
 import pytest
 
-from inference.metering import BYTES_PER_TOKEN, LIKELY_ANSWER, Asked
+from inference.metering import BYTES_PER_TOKEN, LIKELY_ANSWER, Asked, Recent, Tokens
 
 
 def cost(**fields: object) -> float:
@@ -30,3 +30,12 @@ def cost(**fields: object) -> float:
 )
 def test_likely_cost(fields: dict[str, object], answer: float) -> None:
     assert cost(**fields) == answer
+
+
+def test_costs_of_the_last_requests_are_remembered() -> None:
+    recent = Recent(most=2)
+    for name, tokens in (("a", Tokens(1, 1)), ("b", Tokens(2, 0)), ("", Tokens(3, 3)), ("none", Tokens())):
+        recent.note(name, tokens)
+    assert recent.of(["b", "a", "none", "", "unknown"]) == {"a": Tokens(1, 1), "b": Tokens(2, 0)}
+    recent.note("c", Tokens(0, 1))
+    assert recent.of("abc") == {"b": Tokens(2, 0), "c": Tokens(0, 1)}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from service.contracts.replica import ReplicaOrders
+from service.contracts.replica import REQUEST_ID_HEADER, SPENT_PATH, TENANT_HEADER, ReplicaOrders
 from tests.inference.adapters import lora, lora_tensors
 from tests.inference.hostile import HOSTILE
 from tests.inference.neighbours import Neighbours, refusal
@@ -160,14 +160,16 @@ async def test_reader_that_stops_holds_no_slot_and_is_cut_off(ready: Replica) ->
 
 async def test_engine_is_paid_for_what_a_departed_client_did_not_wait_for(ready: Replica) -> None:
     """A whole answer, of which not one byte was sent."""
-    before = await tokens_of(ready, "departing")
+    headers = {TENANT_HEADER: "departing", REQUEST_ID_HEADER: "req_departing"}
     with pytest.raises(TimeoutError):
-        await ready.post("/v1/chat/completions", chat("base", 230), tenant="departing", seconds=0.3)
+        await ready.post("/v1/chat/completions", chat("base", 230), headers, seconds=0.3)
     await seconds_until_idle(ready)
-    prompt, completion = await tokens_of(ready, "departing")
-    assert before == (0, 0)
-    assert prompt > 0
-    assert 0 < completion < 230
+    status, answer, _ = await ready.post(SPENT_PATH, {"ids": ["req_departing", "req_unknown"]})
+    assert (status, list(answer["tokens"])) == (200, ["req_departing"])
+    cost = answer["tokens"]["req_departing"]
+    assert cost["prompt"] > 0
+    assert 0 < cost["completion"] < 230
+    assert await tokens_of(ready, "departing") == (cost["prompt"], cost["completion"])
 
 
 async def test_deleted_while_answering(ready: Replica) -> None:
@@ -228,7 +230,7 @@ async def test_vllms_other_routes_are_unreachable(ready: Replica, path: str) -> 
 
 
 async def test_key_is_needed(ready: Replica) -> None:
-    status, answer, _ = await ready.post("/v1/chat/completions", chat("base"), key="wrong")
+    status, answer, _ = await ready.post("/v1/chat/completions", chat("base"), {"authorization": "Bearer wrong"})
     assert (status, answer["error"]["code"]) == (401, "invalid_api_key")
 
 
