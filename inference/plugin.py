@@ -103,7 +103,7 @@ class VllmEngine:
         with contextlib.suppress(EngineDeadError):  # it holds nothing any more
             await self._client.remove_lora(known.lora_int_id)
 
-    async def predict(self, adapter: str, prompt: Sequence[int]) -> Mapping[int, float]:
+    async def predict(self, adapter: str | None, prompt: Sequence[int]) -> Mapping[int, float]:
         from vllm import SamplingParams
         from vllm.exceptions import VLLMClientError
         from vllm.inputs import TokensPrompt
@@ -117,12 +117,12 @@ class VllmEngine:
             TokensPrompt(prompt_token_ids=[*prompt]),
             params,
             f"weft-canary-{next(self._asked)}",
-            lora_request=self._models.lora_requests[adapter],
+            lora_request=None if adapter is None else self._models.lora_requests[adapter],
         )
         try:
             last = [answer async for answer in answers][-1]
         except (ValueError, VLLMClientError) as error:
-            logger.warning("vLLM refused the canary of adapter %s: %s", adapter, error)
+            logger.warning("vLLM refused the canary of %s: %s", adapter or "the base", error)
             return {}
         except EngineDeadError as error:
             raise AdapterError("no_capacity", RESTARTING) from error

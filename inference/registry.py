@@ -33,8 +33,11 @@ class Engine(Protocol):
         """After it the engine can no longer read the adapter's files."""
         ...
 
-    async def predict(self, adapter: str, prompt: Sequence[int]) -> Mapping[int, float]:
-        """The likeliest next tokens with their log probabilities; none where it takes no such prompt."""
+    async def predict(self, adapter: str | None, prompt: Sequence[int]) -> Mapping[int, float]:
+        """The likeliest next tokens with their log probabilities; none where it takes no such prompt.
+
+        None is the base.
+        """
         ...
 
 

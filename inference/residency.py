@@ -16,10 +16,10 @@ from inference.hottest import Hottest
 from inference.loader import Loader, in_time
 from inference.metrics import Metrics
 from inference.problems import AdapterError
+from inference.quarantine import Quarantine
 from inference.registry import Registry
 from inference.tenant import Turn
 from inference.turns import Turns
-from inference.verdicts import Verdicts
 from inference.waits import Wait
 from inference.work import Work
 from service.contracts.replica import Tier
@@ -27,7 +27,6 @@ from service.contracts.replica import Tier
 ABORT_SECONDS = 0.3
 """vLLM aborts a departed client's request just after its handler returned, and one that ran into a stop string just
 after it told so; the adapter counts as used for so long."""
-QUARANTINE_SECONDS = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,7 @@ class Residency:
         turns: Turns,
         metrics: Metrics,
         hottest: Hottest,
+        quarantine: Quarantine,
         *,
         hold_seconds: float,
     ) -> None:
@@ -74,7 +74,7 @@ class Residency:
         self._changed = asyncio.Event()
         self._closing: Counter[str] = Counter()
         """How many evictions of an adapter go on, once its requests are done; until the last no new one is let in."""
-        self._quarantine = Verdicts()
+        self._quarantine = quarantine
 
     def tier(self, adapter: str) -> Tier | None:
         """Where the adapter is now; None if only storage may have it."""
@@ -84,12 +84,12 @@ class Residency:
         return "disk" if self._cache.holds(adapter) else None
 
     def tiers(self) -> dict[str, Tier]:
-        """Every adapter on this replica, fastest tiers first."""
+        """Every adapter on this replica, fastest tiers and last used first."""
         gpu = self._turns.limits.slots
         known: dict[str, Tier] = {
             name: "gpu" if place < gpu else "cpu" for place, name in enumerate(self._registry.recent_first())
         }
-        disk: dict[str, Tier] = {name: "disk" for name in self._cache.adapters if name not in known}
+        disk: dict[str, Tier] = {name: "disk" for name in reversed(self._cache.adapters) if name not in known}
         return known | disk
 
     def try_enter(self, ask: Ask) -> Visit | None:
@@ -169,12 +169,6 @@ class Residency:
                 del self._closing[adapter]
             self._wake()
 
-    def quarantine(self, adapter: str) -> None:
-        """Lets no further request in: the adapter's answers were not finite, whatever the gate thought of its bytes."""
-        message = "This adapter cannot be served: it made the model compute values that are not numbers."
-        self._metrics.quarantined()
-        self._quarantine.remember(adapter, AdapterError("adapter_invalid", message), QUARANTINE_SECONDS)
-
     # -- coming in ----------------------------------------------------------------------------------------------------
 
     async def _enter_adapter(self, turn: Turn, adapter: str, wait: Wait, deadline: float) -> Tier:
@@ -190,6 +184,8 @@ class Residency:
             await self._granted(turn, deadline)
             with wait.loading(adapter):
                 await self._loader.load(adapter, turn.tenant, deadline)
+            # Those that waited when it came to light are as bad.
+            self._quarantine.check(adapter)
         except BaseException:
             self._release(adapter)
             raise

@@ -30,6 +30,8 @@ class StandIn:
     loads: Counter[str] = field(default_factory=Counter)
     canaries: Counter[str] = field(default_factory=Counter)
     predicts: dict[int, float] = field(default_factory=dict)
+    base: dict[int, float] = field(default_factory=lambda: {1: -0.5})
+    """What the base predicts."""
     thinks: float = 0.0
     """Seconds that a prediction takes."""
     loads_in: float = 0.001
@@ -64,7 +66,9 @@ class StandIn:
             self.deaths.append(f"{adapter} unloaded while in use")
         del self.folders[adapter]
 
-    async def predict(self, adapter: str, prompt: Tokens[int]) -> Mapping[int, float]:
+    async def predict(self, adapter: str | None, prompt: Tokens[int]) -> Mapping[int, float]:
+        if adapter is None:
+            return self.base
         self.canaries[adapter] += 1
         self.running[adapter] += 1
         await asyncio.sleep(self.thinks)

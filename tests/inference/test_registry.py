@@ -31,7 +31,7 @@ class Answering:
     async def unload(self, adapter: str) -> None:
         return
 
-    async def predict(self, adapter: str, prompt: Sequence[int]) -> Mapping[int, float]:
+    async def predict(self, adapter: str | None, prompt: Sequence[int]) -> Mapping[int, float]:
         self.asked.append(asyncio.get_running_loop().create_future())
         return await self.asked[-1]
 
