@@ -2,39 +2,32 @@
 
 Leaves exactly Weft's routes, proves the replica's key before a byte of the body is read, and makes the adapter that a
 completion names resident before vLLM sees the request. The body reaches vLLM unchanged, the answer streams through
-untouched and at the client's pace, a departed client's `http.disconnect` is passed on. Prompts are never logged.
+untouched and at its reader's pace, a departed client's `http.disconnect` is passed on. Prompts are never logged.
 """
 
-import asyncio
 import hmac
 import json
-import logging
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from inference.connections import Connection
-from inference.metering import Asked, Meter
+from inference.call import App, Call, Gone, Message, Receive, Scope, Send
+from inference.connections import connections
+from inference.metering import Asked, Tokens
 from inference.problems import AdapterError, envelope
 from inference.residency import Ask, Visit
 from service.contracts.ids import is_adapter_id
-from service.contracts.replica import CACHE_HEADER, TENANT_HEADER, WAIT_HEADER
+from service.contracts.replica import CACHE_HEADER, REQUEST_ID_HEADER, SPENT_PATH, TENANT_HEADER, WAIT_HEADER
 
 if TYPE_CHECKING:
     from inference.runtime import Runtime
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-T = TypeVar("T")
 
 COMPLETIONS = frozenset({("POST", f"/v1/{name}") for name in ("chat/completions", "completions", "responses")})
 GUARDED = COMPLETIONS | {
     ("POST", "/v1/weft/adapters/ensure"),
     ("POST", "/v1/weft/adapters/evict"),
+    ("POST", SPENT_PATH),
     ("GET", "/v1/weft/status"),
 }
 OPEN = frozenset({("GET", "/health"), ("GET", "/metrics")})
@@ -42,16 +35,11 @@ OPEN = frozenset({("GET", "/health"), ("GET", "/metrics")})
 
 ANONYMOUS = ""
 """The one tenant of all requests that name none."""
-MAX_TENANT_BYTES = 128
+MAX_NAME_BYTES = 128
 _TENANT = TENANT_HEADER.encode()
-
-logger = logging.getLogger("weft.admission")
+_REQUEST_ID = REQUEST_ID_HEADER.encode()
 
 _decode = msgspec.json.Decoder(Asked).decode
-
-
-class Gone(Exception):
-    """The client left, or reads no more; nobody is there to answer."""
 
 
 class Admission:
@@ -62,7 +50,8 @@ class Admission:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            scope["app"].state.server.config.http_protocol_class = Connection
+            state = scope["app"].state
+            state.server.config.http_protocol_class = connections(state.weft.stall_seconds)
             return await self._app(scope, _closing(scope, receive), send)
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1008})
@@ -79,6 +68,7 @@ class Admission:
         try:
             await self._complete(runtime, scope, receive, send)
         except AdapterError as error:
+            runtime.metrics.refused(error.problem)
             await answer(send, error.status, error.body(), error.headers)
         except Gone:
             return None
@@ -96,9 +86,9 @@ class Admission:
         if not is_base and not is_adapter_id(asked.model):
             message = "The model does not exist or you do not have access to it."
             return await refuse(send, 404, message, code="model_not_found", param="model")
-        ask = Ask(_tenant(scope), None if is_base else asked.model, asked.likely_cost(len(body)))
+        ask = Ask(_tenant(scope), None if is_base else asked.model, asked.likely_cost(len(body)), len(body))
         del asked
-        call = Call(body, receive, send, runtime.stall_seconds)
+        call = Call(body, receive, send)
         del body  # the call hands it to vLLM and forgets it
         try:
             await self._serve(runtime, ask, scope, call)
@@ -109,76 +99,15 @@ class Admission:
         residency = runtime.residency
         visit = residency.try_enter(ask) or await call.unless_gone(residency.enter(ask))
         call.headers = _headers_of(visit)
+        call.work.on_idle = partial(residency.rest, visit, call.work)
         try:
-            await self._app(scope, call.receive, call.send)
-        except Exception:
-            if not call.stalled:
-                raise
-            logger.warning("a client that does not read its answer was cut off")
+            with call.work.asked():
+                await self._app(scope, call.receive, call.send)
         finally:
-            used = call.meter.used()
-            residency.leave(visit, used=used.total, aborted=not call.complete)
-            runtime.metrics.spent(ask.tenant, used)
-
-
-class Call:
-    """One request on its way through: hands vLLM the body once, then whatever the client does.
-
-    A client that takes no part of its answer for `stall_seconds` is cut off, or it would keep its turn.
-    """
-
-    def __init__(self, body: bytes, receive: Receive, send: Send, stall_seconds: float) -> None:
-        self._body: bytes | None = body
-        self._receive = receive
-        self._send = send
-        self._stall_seconds = stall_seconds
-        self._next: asyncio.Task[Message] | None = None
-        self.headers: list[tuple[bytes, bytes]] = []
-        """To add to the answer's own."""
-        self.meter = Meter()
-        self.complete = self.stalled = False
-
-    async def receive(self) -> Message:
-        if self._body is not None:
-            body, self._body = self._body, None
-            return {"type": "http.request", "body": body, "more_body": False}
-        if self._next is not None:
-            pending, self._next = self._next, None
-            return await pending
-        return await self._receive()
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.meter.begin(message["status"])
-            message["headers"] = [*message.get("headers", ()), *self.headers]
-        try:
-            async with asyncio.timeout(self._stall_seconds):
-                await self._send(message)
-        except TimeoutError:
-            self.stalled = True
-            raise Gone from None
-        if message["type"] == "http.response.body":
-            self.meter.see(message.get("body", b""))
-            self.complete = not message.get("more_body", False)
-
-    async def unless_gone(self, work: Coroutine[Any, Any, T]) -> T:
-        """Ends `work` when the client leaves first; else the listening goes on for vLLM."""
-        self._next = asyncio.ensure_future(self._receive())
-        task = asyncio.create_task(work)
-        try:
-            await asyncio.wait({task, self._next}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-        finally:
-            task.cancel()
-        await asyncio.wait({task})
-        if task.cancelled() or task.exception() is not None:
-            raise Gone
-        return task.result()
-
-    def close(self) -> None:
-        if self._next is not None:
-            self._next.cancel()
+            used = call.used
+            residency.leave(visit, used=used and used.total, aborted=not call.complete)
+            request_id = _header(scope, _REQUEST_ID)[:MAX_NAME_BYTES].decode("latin-1")
+            runtime.spent(ask.tenant, request_id, used or Tokens())
 
 
 def _headers_of(visit: Visit) -> list[tuple[bytes, bytes]]:
@@ -215,7 +144,7 @@ def _authorized(scope: Scope, expected: bytes) -> bool:
 
 
 def _tenant(scope: Scope) -> str:
-    return _header(scope, _TENANT)[:MAX_TENANT_BYTES].decode("latin-1") or ANONYMOUS
+    return _header(scope, _TENANT)[:MAX_NAME_BYTES].decode("latin-1") or ANONYMOUS
 
 
 def _header(scope: Scope, wanted: bytes) -> bytes:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from inference.child import ChildApi
 from inference.settings import ReplicaSettings
-from service.contracts.replica import ReplicaHeartbeat, ReplicaOrders
+from service.contracts.replica import MOST_ADAPTERS, MOST_STORED, ReplicaHeartbeat, ReplicaOrders, ReplicaStatus
 
 _CALL_SECONDS = 5.0
 _FAILURES = (aiohttp.ClientError, TimeoutError, ValidationError)
@@ -30,6 +30,8 @@ class Announcer:
         self._changed = asyncio.Event()
         self._evicting: dict[str, asyncio.Task[bool]] = {}
         self._trouble: str | None = None
+        self._told = 0
+        """How many of the adapters that do not fit into one message were named since the first of them."""
 
     @property
     def state(self) -> str:
@@ -54,7 +56,7 @@ class Announcer:
     async def heartbeat(self) -> ReplicaOrders | None:
         """One announcement; None if the service could not be reached or understood."""
         status = await self._child.status() if self._state in ("ready", "draining") else None
-        body = self._message(tuple(status.adapters) if status else ())
+        body = self._message(status)
         headers = {**self._headers, "Content-Type": "application/json"}
         try:
             async with self._session.put(self._url, data=body.model_dump_json(), headers=headers) as response:
@@ -74,8 +76,9 @@ class Announcer:
             async with self._session.delete(self._url, headers=self._headers):
                 pass
 
-    def _message(self, adapters: tuple[str, ...]) -> ReplicaHeartbeat:
+    def _message(self, status: ReplicaStatus | None) -> ReplicaHeartbeat:
         settings = self._settings
+        held = tuple(status.adapters) if status else ()
         return ReplicaHeartbeat.model_validate(
             {
                 "url": settings.public_url or f"http://{settings.host}:{settings.port}",
@@ -86,9 +89,17 @@ class Announcer:
                 "max_loras": settings.max_loras,
                 "max_lora_rank": settings.max_lora_rank,
                 "context_length": settings.context_length,
-                "adapters": adapters,
+                "adapters": held[:MOST_ADAPTERS],
+                "stored": self._some_of(held[MOST_ADAPTERS:]),
+                "quarantined": status.quarantined if status else {},
             }
         )
+
+    def _some_of(self, rest: tuple[str, ...]) -> tuple[str, ...]:
+        """So that each is named now and then, and ordered away if it was deleted."""
+        begin = self._told if self._told < len(rest) else 0
+        self._told = begin + MOST_STORED
+        return rest[begin : self._told]
 
     def _carry_out(self, orders: ReplicaOrders) -> None:
         """Evictions wait for requests in flight, so they run beside the heartbeats; a failed one is ordered again."""

@@ -19,6 +19,7 @@ from inference.fair_semaphore import FairSemaphore
 from inference.metrics import Metrics
 from inference.problems import AdapterError
 from inference.verdicts import Verdicts
+from inference.waits import LoadClock
 from service.contracts.manifest import AdapterManifest, ManifestFile
 from service.contracts.replica import AdapterSource
 
@@ -65,6 +66,7 @@ class AdapterCache:
         self._downloads = FairSemaphore(DOWNLOADS, kept=KEPT_DOWNLOADS)
         self._flights: dict[str, asyncio.Task[Path]] = {}
         self.verdicts = Verdicts()
+        self.clock = LoadClock()
         self._pins: Counter[str] = Counter()
         self._wants: Counter[str] = Counter()
         self._proved: dict[str, folders.Stamps] = {}
@@ -118,7 +120,10 @@ class AdapterCache:
             return False
         if adapter in self._sizes:
             self._forget(adapter)
-            await asyncio.to_thread(folders.remove, self._root / adapter)
+            # Out of the way before anybody can fetch it anew; that it takes time is the unlinking's.
+            with contextlib.suppress(FileNotFoundError):
+                doomed = folders.set_aside(self._root / adapter)
+                await asyncio.to_thread(folders.remove, doomed)
         return True
 
     async def close(self) -> None:
@@ -135,14 +140,17 @@ class AdapterCache:
             self._touch(adapter)
             return folder
         async with self._downloads.held(tenant):
-            try:
-                async with asyncio.timeout(self._fetch_seconds):
-                    with self._metrics.loading("store"):
-                        await self._fetch(adapter, folder)
-            except TimeoutError as error:
-                message = f"Fetching the adapter took over {self._fetch_seconds:g} s."
-                raise AdapterError("adapter_storage_unavailable", message) from error
+            with self._metrics.loading("store"):
+                await self._fetch_in_time(adapter, folder)
         return folder
+
+    async def _fetch_in_time(self, adapter: str, folder: Path) -> None:
+        try:
+            async with asyncio.timeout(self._fetch_seconds):
+                await self._fetch(adapter, folder)
+        except TimeoutError as error:
+            message = f"Fetching the adapter took over {self._fetch_seconds:g} s."
+            raise AdapterError("adapter_storage_unavailable", message) from error
 
     async def _still_good(self, adapter: str, folder: Path) -> bool:
         """Full hashes at the first use in this process, sizes and times after that.
@@ -152,8 +160,9 @@ class AdapterCache:
         try:
             if self._proved.get(adapter) == folders.stamps(folder):
                 return True
-            manifest = await asyncio.to_thread(folders.proved_manifest, adapter, folder)
-            await asyncio.to_thread(self._gate.check_files, folder, manifest)
+            with self.clock.loading(adapter):
+                manifest = await asyncio.to_thread(folders.proved_manifest, adapter, folder)
+                await asyncio.to_thread(self._gate.check_files, folder, manifest)
             self._proved[adapter] = folders.stamps(folder)
             return True
         except (OSError, ValueError) as error:
@@ -166,7 +175,8 @@ class AdapterCache:
     async def _fetch(self, adapter: str, folder: Path) -> None:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                source = await self._source.describe(adapter)
+                with self.clock.loading(adapter):
+                    source = await self._source.describe(adapter)
                 await self._fetch_once(adapter, source, folder)
                 break
             except AdapterError as error:
@@ -184,20 +194,24 @@ class AdapterCache:
         temporary: Path | None = None
         try:
             temporary = folders.temporary(self._root)
-            async with asyncio.TaskGroup() as downloads:
-                for file in manifest.files:
-                    target = temporary / file.path
-                    downloads.create_task(self._source.download(source.urls[file.path], file, target))
-            await asyncio.to_thread(self._admit, manifest, temporary, folder)
+            with self.clock.loading(adapter):
+                await self._download(source, temporary)
+                await asyncio.to_thread(self._admit, manifest, temporary, folder)
             self._sizes[adapter] = size
             self._proved[adapter] = folders.stamps(folder)
-        except BaseExceptionGroup as group:
-            raise group.exceptions[0] from None
         finally:
             del self._reserved[adapter]
             if temporary is not None:
                 # Cancellation must not leave a partial folder behind; this is a handful of unlinks.
                 shutil.rmtree(temporary, ignore_errors=True)
+
+    async def _download(self, source: AdapterSource, target: Path) -> None:
+        try:
+            async with asyncio.TaskGroup() as downloads:
+                for file in source.manifest.files:
+                    downloads.create_task(self._source.download(source.urls[file.path], file, target / file.path))
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
 
     def _admit(self, manifest: AdapterManifest, temporary: Path, folder: Path) -> None:
         self._gate.check_files(temporary, manifest)
@@ -207,24 +221,27 @@ class AdapterCache:
         """Deletes the least recently used; what a waiting request wants goes only for one that is in no queue."""
         if size > self._budget:
             raise AdapterError("adapter_invalid", f"The adapter's {size} bytes exceed the replica's whole cache.")
+        while self.disk_bytes + sum(self._reserved.values()) + size > self._budget:
+            doomed = self._least_needed(adapter)
+            if doomed is None:
+                await self._landing(adapter)
+            elif await self.delete(doomed):
+                self._metrics.evicted("disk")
         self._reserved[adapter] = size
-        try:
-            spare = [name for name in self._sizes if name not in self._wants]
-            # One that has its turn is pinned, and only it may displace what others wait for.
-            wanted = [name for name in self._sizes if name in self._wants] if adapter in self._pins else []
-            for candidate in [*spare, *wanted]:
-                if self._fits():
-                    return
-                if candidate != adapter and await self.delete(candidate):
-                    self._metrics.evicted("disk")
-            if not self._fits():
-                raise NoRoom
-        except BaseException:
-            del self._reserved[adapter]
-            raise
 
-    def _fits(self) -> bool:
-        return self.disk_bytes + sum(self._reserved.values()) <= self._budget
+    def _least_needed(self, newcomer: str) -> str | None:
+        """Chosen anew after each deletion, during which requests come and go."""
+        free = [name for name in self._sizes if name not in self._pins and name not in self._flights]
+        # One that has its turn is pinned, and only it may displace what others wait for.
+        wanted = free if newcomer in self._pins else []
+        return next((name for name in free if name not in self._wants), next(iter(wanted), None))
+
+    async def _landing(self, newcomer: str) -> None:
+        """Until one of those under way has come, which can then go again; only one that has its turn waits for it."""
+        under_way = [self._flights[name] for name in self._reserved]
+        if newcomer not in self._pins or not under_way:
+            raise NoRoom
+        await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
 
     # -- bookkeeping --------------------------------------------------------------------------------------------------
 

@@ -1,11 +1,11 @@
 """What Weft changes inside vLLM's own processes (entry point group `vllm.general_plugins`, loaded first of all).
 
-Eight small changes, each tested against the pinned version: freed KV blocks are zeroed before reuse, so that one
+Nine small changes, each tested against the pinned version: freed KV blocks are zeroed before reuse, so that one
 tenant's overflow can never reach another's answer; on CPUs no adapter touches the base's own requests; no adapter has
 a part in embeddings and head; who computes logits that are not numbers is told to the runtime; the LoRA gauge, wrong
 and of unbounded size, is not kept; on CPUs the engine is forked, not spawned, which saves the second import of torch
-and its memory; no process of the tree outlives its parent; the log quotes no request (`discretion`). Everything else
-of vLLM stays as shipped.
+and its memory; no process of the tree outlives its parent; the log quotes no request (`discretion`); what each request
+costs and when the engine is done with it is told (`work`). Everything else of vLLM stays as shipped.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from inference import discretion
+from inference import discretion, work
 
 _PR_SET_PDEATHSIG = 1
 _listeners: list[Callable[[str | None], None]] = []
@@ -32,6 +32,7 @@ def register() -> None:
     _drop_lora_gauge()
     _fork_engine_on_cpu()
     discretion.install()
+    work.install()
 
 
 def registered() -> bool:

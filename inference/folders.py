@@ -49,12 +49,15 @@ def publish(manifest: AdapterManifest, source: Path, folder: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Renamed first, so that a crash between two unlinks never leaves half an adapter under its own name."""
     if not folder.name.startswith(_TEMPORARY):
-        doomed = folder.with_name(f"{_TEMPORARY}{folder.name}-{time.monotonic_ns()}")
-        folder.rename(doomed)
-        folder = doomed
+        folder = set_aside(folder)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def set_aside(folder: Path) -> Path:
+    """The same folder renamed, so that a crash between two unlinks never leaves half an adapter under its own name."""
+    doomed = folder.with_name(f"{_TEMPORARY}{folder.name}-{time.monotonic_ns()}")
+    return folder.rename(doomed)
 
 
 def proved_manifest(adapter: str, folder: Path) -> AdapterManifest:

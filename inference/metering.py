@@ -1,7 +1,7 @@
-"""What a request is likely to cost and what it really used, in tokens, read from bytes that pass by unchanged."""
+"""What a request is likely to cost, in tokens, read from its body, and what requests did cost."""
 
-import re
-from collections import deque
+from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,6 @@ import msgspec
 LIKELY_ANSWER = 256
 """Tokens of an answer, unless the request bounds it lower; the difference is settled when the answer ends."""
 BYTES_PER_TOKEN = 4
-
-_USAGE = b'"usage":'
-_COUNT = re.compile(rb'"(prompt|completion|input|output)_tokens":\s?(\d{1,12})')
 
 
 class Asked(msgspec.Struct):
@@ -41,34 +38,25 @@ class Tokens:
         return self.prompt + self.completion
 
 
-class Meter:
-    """Sees an answer go by and remembers its end, where vLLM says what it used."""
+class Recent:
+    """What requests that are over have cost, by the gateway's ids: it asks for those whose clients left early."""
 
-    def __init__(self) -> None:
-        self._ok = False
-        self._events = 0
-        self._last: deque[bytes] = deque(maxlen=3)
+    def __init__(self, most: int = 16_384) -> None:
+        self._tokens: OrderedDict[str, Tokens] = OrderedDict()
+        self._most = most
 
-    def begin(self, status: int) -> None:
-        self._ok = status < 400
+    def note(self, request_id: str, tokens: Tokens) -> None:
+        """Nothing is noted for nothing."""
+        if not request_id or not tokens.total:
+            return
+        self._tokens[request_id] = tokens
+        self._tokens.move_to_end(request_id)
+        if len(self._tokens) > self._most:
+            self._tokens.popitem(last=False)
 
-    def see(self, part: bytes) -> None:
-        if part:
-            self._events += 1
-            self._last.append(part)
-
-    def used(self) -> Tokens:
-        """vLLM's last count; without one (a stream that was not asked to count, and broke off) one for each event."""
-        if not self._ok:
-            return Tokens()
-        for part in reversed(self._last):
-            # Inside a JSON string the quotes would be escaped: no answer's text can pass for a count.
-            at = part.rfind(_USAGE)
-            counts = {name: int(number) for name, number in _COUNT.findall(part, at)} if at >= 0 else {}
-            if counts:
-                prompt = counts.get(b"prompt", counts.get(b"input", 0))
-                return Tokens(prompt, counts.get(b"completion", counts.get(b"output", 0)))
-        return Tokens(0, self._events)
+    def of(self, request_ids: Iterable[str]) -> dict[str, Tokens]:
+        """Of those that are known."""
+        return {name: self._tokens[name] for name in request_ids if name in self._tokens}
 
 
 def _positive(number: Any) -> bool:

@@ -1,7 +1,9 @@
 """Weft's own numbers on vLLM's /metrics page: where adapters are, what loads cost, who waits, who uses how much.
 
 vLLM's LoRA gauge is replaced by these (inference.engine removes it). Labels are bounded: adapters are never a label,
-and of tenants only the first few have one, since a series that exists must go on existing.
+and of tenants only the first few have one, since a series that exists must go on existing. A tenant is the word by
+which the gateway asks for it, another one for its batches: the page needs no key, so it names nobody. Tokens by project
+are the service's to tell. That an adapter is on the GPU is concluded, not asked: vLLM keeps the last used ones there.
 """
 
 import time
@@ -13,7 +15,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from service.contracts.replica import ReplicaStatus, Tier
+from inference.problems import AdapterError
+from service.contracts.replica import AdapterProblem, ReplicaStatus, Tier
 
 if TYPE_CHECKING:
     from inference.metering import Tokens
@@ -39,13 +42,23 @@ class Metrics:
         self._finds = Counter(
             "weft_adapter_requests", "Requests by where they found their adapter.", ["tier"], registry=registry
         )
+        self._failures = Counter(
+            "weft_adapter_load_failures",
+            "Loads that failed: from the store to disk, from disk into vLLM.",
+            ["tier", "problem"],
+            registry=registry,
+        )
+        self._refusals = Counter("weft_refusals", "Requests refused before vLLM.", ["problem"], registry=registry)
         self._waits = Histogram(
-            "weft_queue_wait_seconds", "Seconds a request waited for its turn.", buckets=_SECONDS, registry=registry
+            "weft_queue_wait_seconds",
+            "Seconds a request waited before vLLM, its own adapter's load not counted, whether or not it got there.",
+            buckets=_SECONDS,
+            registry=registry,
         )
         self._evictions = Counter("weft_adapter_evictions", "Adapters that made room.", ["tier"], registry=registry)
         self._tokens = Counter(
             "weft_tokens",
-            "Tokens by tenant; those of tenants beyond the first count together.",
+            "Tokens by tenant, as the gateway calls it; those of tenants beyond the first count together.",
             ["tenant", "kind"],
             registry=registry,
         )
@@ -62,10 +75,20 @@ class Metrics:
 
     @contextmanager
     def loading(self, tier: Tier) -> Iterator[None]:
-        """Times a load that succeeds."""
+        """Times a load that succeeds, and counts one that does not."""
         began = time.perf_counter()
-        yield
+        try:
+            yield
+        except AdapterError as error:
+            self.failed(tier, error.problem)
+            raise
         self._loads.labels(tier).observe(time.perf_counter() - began)
+
+    def failed(self, tier: Tier, problem: AdapterProblem) -> None:
+        self._failures.labels(tier, problem).inc()
+
+    def refused(self, problem: AdapterProblem) -> None:
+        self._refusals.labels(problem).inc()
 
     def waited(self, seconds: float) -> None:
         self._waits.observe(seconds)

@@ -2,6 +2,7 @@
 
     POST /v1/weft/adapters/ensure   load an adapter without a request
     POST /v1/weft/adapters/evict    take one out of vLLM and off the disk
+    POST /v1/weft/spent             what requests have cost whose clients did not stay
     GET  /v1/weft/status            what is resident and what is in flight
 
 All lie under /v1, which vLLM's own key check guards as well. What the routes do is the residency's.
@@ -23,7 +24,15 @@ from inference.engine import registered
 from inference.problems import AdapterError
 from inference.runtime import Runtime
 from inference.settings import ReplicaSettings
-from service.contracts.replica import AdapterRef, AdapterResident, ReplicaStatus
+from service.contracts.replica import (
+    SPENT_PATH,
+    AdapterRef,
+    AdapterResident,
+    ReplicaStatus,
+    RequestIds,
+    Spent,
+    Tokens,
+)
 
 if TYPE_CHECKING:
     from vllm.engine.protocol import EngineClient
@@ -43,6 +52,7 @@ class WeftPlugin:
     def attach_router(self, app: FastAPI) -> None:
         app.add_api_route("/v1/weft/adapters/ensure", ensure, methods=["POST"])
         app.add_api_route("/v1/weft/adapters/evict", evict, methods=["POST"])
+        app.add_api_route(SPENT_PATH, spent, methods=["POST"])
         app.add_api_route("/v1/weft/status", status, methods=["GET"])
         app.add_exception_handler(AdapterError, _render)
 
@@ -93,7 +103,7 @@ class VllmEngine:
         with contextlib.suppress(EngineDeadError):  # it holds nothing any more
             await self._client.remove_lora(known.lora_int_id)
 
-    async def predict(self, adapter: str, prompt: Sequence[int]) -> Mapping[int, float]:
+    async def predict(self, adapter: str | None, prompt: Sequence[int]) -> Mapping[int, float]:
         from vllm import SamplingParams
         from vllm.exceptions import VLLMClientError
         from vllm.inputs import TokensPrompt
@@ -107,12 +117,12 @@ class VllmEngine:
             TokensPrompt(prompt_token_ids=[*prompt]),
             params,
             f"weft-canary-{next(self._asked)}",
-            lora_request=self._models.lora_requests[adapter],
+            lora_request=None if adapter is None else self._models.lora_requests[adapter],
         )
         try:
             last = [answer async for answer in answers][-1]
         except (ValueError, VLLMClientError) as error:
-            logger.warning("vLLM refused the canary of adapter %s: %s", adapter, error)
+            logger.warning("vLLM refused the canary of %s: %s", adapter or "the base", error)
             return {}
         except EngineDeadError as error:
             raise AdapterError("no_capacity", RESTARTING) from error
@@ -128,6 +138,12 @@ async def evict(ref: AdapterRef, request: Request) -> AdapterResident:
     runtime: Runtime = request.app.state.weft
     await runtime.residency.evict(ref.adapter_id, seconds=runtime.evict_seconds)
     return AdapterResident(adapter_id=ref.adapter_id, tier=runtime.residency.tier(ref.adapter_id))
+
+
+async def spent(asked: RequestIds, request: Request) -> Spent:
+    runtime: Runtime = request.app.state.weft
+    known = runtime.recent.of(asked.ids)
+    return Spent(tokens={name: Tokens(prompt=cost.prompt, completion=cost.completion) for name, cost in known.items()})
 
 
 async def status(request: Request) -> ReplicaStatus:

@@ -33,8 +33,11 @@ class Engine(Protocol):
         """After it the engine can no longer read the adapter's files."""
         ...
 
-    async def predict(self, adapter: str, prompt: Sequence[int]) -> Mapping[int, float]:
-        """The likeliest next tokens with their log probabilities; none where it takes no such prompt."""
+    async def predict(self, adapter: str | None, prompt: Sequence[int]) -> Mapping[int, float]:
+        """The likeliest next tokens with their log probabilities; none where it takes no such prompt.
+
+        None is the base.
+        """
         ...
 
 
@@ -84,9 +87,9 @@ class Registry:
         """Unloads the first of the `idle`; False if there is none."""
         return await self._exclusively(self._unload_one(idle), tenant)
 
-    async def unload(self, adapter: str) -> None:
-        """The caller has seen to it that no request runs or can come."""
-        await self._exclusively(self._unload(adapter), "")
+    async def unload(self, adapter: str, used: Callable[[], bool]) -> None:
+        """Unless it is `used` when its turn to go has come."""
+        await self._exclusively(self._unload_unless(used, adapter), "")
 
     async def _exclusively(self, change: Coroutine[None, None, T], tenant: str) -> T:
         """Run to its end even if the request that wanted it is gone."""
@@ -107,7 +110,7 @@ class Registry:
             raise AdapterError("no_capacity", "Every adapter this replica can hold is in use.")
         self._cache.pin(adapter)
         try:
-            with self._metrics.loading("disk"):
+            with self._metrics.loading("disk"), self._cache.clock.loading(adapter):
                 await self._engine.load(adapter, folder)
         except BaseException as error:
             self._cache.unpin(adapter)
@@ -122,28 +125,33 @@ class Registry:
 
     async def _prove(self, adapter: str, folder: Path) -> None:
         """By its canary, once in a process: the id is the hash of the files and of the canary itself."""
+        proof = asyncio.current_task()
         try:
             canary = canary_of(folder)
             if canary is not None:
-                compare(canary, await self._predict(adapter, canary))
+                with self._cache.clock.loading(adapter):
+                    compare(canary, await self._predict(adapter, canary))
             self._alike[adapter] = None
             if len(self._alike) > _REMEMBERED:
                 self._alike.popitem(last=False)
         except BaseException as error:
-            await self.unload(adapter)
+            await self._exclusively(self._withdraw(adapter, proof), "")
             if isinstance(error, AdapterError):
+                self._metrics.failed("disk", error.problem)
                 seconds = UNLIKE_SECONDS if isinstance(error, Unlike) else None
                 self._cache.verdicts.remember(adapter, error, seconds)
             raise
         finally:
-            del self._proofs[adapter]
+            if self._proofs.get(adapter) is proof:
+                del self._proofs[adapter]
 
     async def _predict(self, adapter: str, canary: Canary) -> Mapping[int, float]:
         asked = self._asked[adapter] = asyncio.create_task(self._engine.predict(adapter, canary.prompt))
         try:
             return await asked
         finally:
-            del self._asked[adapter]
+            if self._asked.get(adapter) is asked:
+                del self._asked[adapter]
 
     async def _unload_one(self, idle: Callable[[], list[str]]) -> bool:
         adapter = next(iter(idle()), None)
@@ -157,12 +165,23 @@ class Registry:
         self._metrics.evicted("engine")
         return True
 
+    async def _unload_unless(self, used: Callable[[], bool], adapter: str) -> None:
+        if not used():
+            await self._unload(adapter)
+
+    async def _withdraw(self, adapter: str, proof: asyncio.Task[None] | None) -> None:
+        """What failed may have been unloaded meanwhile, and loaded again: another proof then speaks for it."""
+        if self._proofs.get(adapter) is proof:
+            await self._unload(adapter)
+
     async def _unload(self, adapter: str) -> None:
-        if adapter in self._known:
-            asked = self._asked.get(adapter)
-            if asked is not None:
-                # Nobody need be waiting for it any more; the engine would yet read files that are gone by then.
-                await asyncio.wait({asked})
-            await self._engine.unload(adapter)
-            del self._known[adapter]
-            self._cache.unpin(adapter)
+        if adapter not in self._known:
+            return
+        asked = self._asked.get(adapter)
+        if asked is not None:
+            # Nobody need be waiting for it any more; the engine would yet read files that are gone by then.
+            await asyncio.wait({asked})
+        await self._engine.unload(adapter)
+        self._proofs.pop(adapter, None)
+        del self._known[adapter]
+        self._cache.unpin(adapter)

@@ -7,34 +7,36 @@ the engine for every tenant. Files are fetched while their request waits for its
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
-from inference.cache import AdapterCache, NoRoom
+from inference.cache import AdapterCache
 from inference.hottest import Hottest
+from inference.loader import Loader, in_time
 from inference.metrics import Metrics
 from inference.problems import AdapterError
+from inference.quarantine import Quarantine
 from inference.registry import Registry
-from inference.turns import Turn, Turns
-from inference.verdicts import Verdicts
-from service.contracts.replica import AdapterProblem, Tier
+from inference.tenant import Turn
+from inference.turns import Turns
+from inference.waits import Wait
+from inference.work import Work
+from service.contracts.replica import Tier
 
 ABORT_SECONDS = 0.3
-"""vLLM aborts a departed client's request just after its handler returned; the adapter counts as used for so long."""
-QUARANTINE_SECONDS = 24 * 3600.0
-FETCHING = "The adapter is being fetched; try again shortly."
+"""vLLM aborts a departed client's request just after its handler returned, and one that ran into a stop string just
+after it told so; the adapter counts as used for so long."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What a request wants: `adapter` is None for the base, `cost` its likely tokens."""
+    """What a request wants: `adapter` is None for the base, `cost` its likely tokens, `size` the bytes of its body."""
 
     tenant: str
     adapter: str | None
     cost: float = 0.0
+    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Visit:
     turn: Turn
     tier: Tier | None
     waited: float = 0.0
-    """Seconds for its turn; what loading took is not counted."""
+    """Seconds before vLLM; what its own adapter's load took of them is not counted."""
 
 
 class Residency:
@@ -57,20 +59,22 @@ class Residency:
         turns: Turns,
         metrics: Metrics,
         hottest: Hottest,
+        quarantine: Quarantine,
         *,
         hold_seconds: float,
     ) -> None:
         self._registry = registry
         self._cache = cache
         self._turns = turns
+        self._loader = Loader(registry, cache, self._idle)
         self._metrics = metrics
         self._hottest = hottest
         self._hold_seconds = hold_seconds
         self._uses: Counter[str] = Counter()
         self._changed = asyncio.Event()
-        self._closing: set[str] = set()
-        """To be evicted once their requests are done; no new one is let in."""
-        self._quarantine = Verdicts()
+        self._closing: Counter[str] = Counter()
+        """How many evictions of an adapter go on, once its requests are done; until the last no new one is let in."""
+        self._quarantine = quarantine
 
     def tier(self, adapter: str) -> Tier | None:
         """Where the adapter is now; None if only storage may have it."""
@@ -80,12 +84,12 @@ class Residency:
         return "disk" if self._cache.holds(adapter) else None
 
     def tiers(self) -> dict[str, Tier]:
-        """Every adapter on this replica, fastest tiers first."""
+        """Every adapter on this replica, fastest tiers and last used first."""
         gpu = self._turns.limits.slots
         known: dict[str, Tier] = {
             name: "gpu" if place < gpu else "cpu" for place, name in enumerate(self._registry.recent_first())
         }
-        disk: dict[str, Tier] = {name: "disk" for name in self._cache.adapters if name not in known}
+        disk: dict[str, Tier] = {name: "disk" for name in reversed(self._cache.adapters) if name not in known}
         return known | disk
 
     def try_enter(self, ask: Ask) -> Visit | None:
@@ -112,14 +116,19 @@ class Residency:
         Raises AdapterError where the adapter cannot be had, the queue is full or the wait takes too long.
         """
         deadline = asyncio.get_running_loop().time() + self._hold_seconds
-        turn = self._turns.join(ask.tenant, ask.adapter, ask.cost)
+        turn = self._turns.join(ask.tenant, ask.adapter, ask.cost, ask.size)
+        wait = Wait(self._cache.clock)
         try:
             if ask.adapter is None:
-                return Visit(turn, None, await self._granted(turn, deadline))
-            return await self._enter_adapter(turn, ask.adapter, deadline)
+                await self._granted(turn, deadline)
+                return Visit(turn, None, wait.seconds)
+            tier = await self._enter_adapter(turn, ask.adapter, wait, deadline)
+            return self._visit(turn, ask.adapter, tier, wait.seconds)
         except BaseException:
             self._turns.leave(turn, used=0.0)
             raise
+        finally:
+            self._metrics.waited(wait.seconds)
 
     def leave(self, visit: Visit, *, used: float | None = None, aborted: bool) -> None:
         """The request is over: its response is complete, or its client is gone. `used` is in tokens."""
@@ -127,6 +136,13 @@ class Residency:
             asyncio.get_running_loop().call_later(ABORT_SECONDS, self._give_back, visit, used)
         else:
             self._give_back(visit, used)
+
+    def rest(self, visit: Visit, work: Work) -> None:
+        """The engine has ended all that it was asked for the request, whose client may take its answer more slowly.
+
+        If nothing more is asked shortly, and the request is not over by then, others may have its turn.
+        """
+        asyncio.get_running_loop().call_later(ABORT_SECONDS, self._rest, visit, work)
 
     async def ensure(self, adapter: str, tenant: str = "") -> Tier | None:
         """Loads the adapter without a request; the tier it was found in."""
@@ -137,7 +153,7 @@ class Residency:
 
     async def evict(self, adapter: str, *, seconds: float) -> None:
         """Takes the adapter out of vLLM and off the disk, waiting at most so long for its requests in flight."""
-        self._closing.add(adapter)
+        self._closing[adapter] += 1
         try:
             try:
                 async with asyncio.timeout(seconds):
@@ -145,41 +161,39 @@ class Residency:
             except TimeoutError:
                 message = f"{self._uses[adapter]} requests still use this adapter; try again."
                 raise AdapterError("no_capacity", message) from None
-            await self._registry.unload(adapter)
+            await self._registry.unload(adapter, lambda: self._uses[adapter] > 0)
             await self._cache.delete(adapter)
         finally:
-            self._closing.discard(adapter)
+            self._closing[adapter] -= 1
+            if not self._closing[adapter]:
+                del self._closing[adapter]
             self._wake()
-
-    def quarantine(self, adapter: str) -> None:
-        """Lets no further request in: the adapter's answers were not finite, whatever the gate thought of its bytes."""
-        message = "This adapter cannot be served: it made the model compute values that are not numbers."
-        self._metrics.quarantined()
-        self._quarantine.remember(adapter, AdapterError("adapter_invalid", message), QUARANTINE_SECONDS)
 
     # -- coming in ----------------------------------------------------------------------------------------------------
 
-    async def _enter_adapter(self, turn: Turn, adapter: str, deadline: float) -> Visit:
-        async with _in_time(deadline, "adapter_loading", "The adapter is being unloaded; try again shortly."):
+    async def _enter_adapter(self, turn: Turn, adapter: str, wait: Wait, deadline: float) -> Tier:
+        async with in_time(deadline, "adapter_loading", "The adapter is being unloaded; try again shortly."):
             await self._until(lambda: adapter not in self._closing)
         self._quarantine.check(adapter)
         tier = self.tier(adapter) or "store"
         self._uses[adapter] += 1
         self._cache.want(adapter)
         try:
-            if adapter not in self._registry:
-                await self._prefetch(adapter, turn.tenant, deadline)
-            waited = await self._granted(turn, deadline)
-            await self._become_resident(adapter, turn.tenant, deadline)
+            with wait.loading(adapter):
+                await self._loader.prefetch(adapter, turn.tenant, deadline)
+            await self._granted(turn, deadline)
+            with wait.loading(adapter):
+                await self._loader.load(adapter, turn.tenant, deadline)
+            # Those that waited when it came to light are as bad.
+            self._quarantine.check(adapter)
         except BaseException:
             self._release(adapter)
             raise
         finally:
             self._cache.unwant(adapter)
-        return self._visit(turn, adapter, tier, waited)
+        return tier
 
-    async def _granted(self, turn: Turn, deadline: float) -> float:
-        began = asyncio.get_running_loop().time()
+    async def _granted(self, turn: Turn, deadline: float) -> None:
         self._turns.ready(turn)
         try:
             async with asyncio.timeout_at(deadline):
@@ -188,41 +202,6 @@ class Residency:
             again = self._turns.seconds_to_wait(turn.tenant)
             message = "This replica stayed busy with requests that came before."
             raise AdapterError("no_capacity", message, retry_after=again) from None
-        waited = asyncio.get_running_loop().time() - began
-        self._metrics.waited(waited)
-        return waited
-
-    async def _prefetch(self, adapter: str, tenant: str, deadline: float) -> None:
-        """To disk while the request waits for its turn. What does not fit is fetched when the turn has come."""
-        async with _in_time(deadline, "adapter_loading", FETCHING):
-            try:
-                await self._cache.materialise(adapter, tenant)
-            except NoRoom:
-                return
-
-    async def _become_resident(self, adapter: str, tenant: str, deadline: float) -> None:
-        """In its turn. While the request waited, its adapter may have had to make room for one that ran."""
-        self._cache.pin(adapter)
-        try:
-            while not self._registry.usable(adapter):
-                async with _in_time(deadline, "adapter_loading", FETCHING):
-                    folder = await self._materialise(adapter, tenant)
-                await self._registry.load(adapter, folder, tenant, self._idle)
-            self._registry.touch(adapter)
-        finally:
-            self._cache.unpin(adapter)
-
-    async def _materialise(self, adapter: str, tenant: str) -> Path:
-        """A disk full of adapters that only vLLM's registry holds is relieved by unloading idle ones."""
-        shared = True
-        while True:
-            try:
-                return await self._cache.materialise(adapter, tenant)
-            except NoRoom:
-                # The first fetch may have been one that began as somebody's prefetch, with less right to room.
-                if not shared and not await self._registry.make_room(tenant, self._idle):
-                    raise
-                shared = False
 
     # -- bookkeeping --------------------------------------------------------------------------------------------------
 
@@ -241,10 +220,23 @@ class Residency:
         self._hottest.note(adapter)
         return Visit(turn, tier, waited)
 
+    def _rest(self, visit: Visit, work: Work) -> None:
+        turn = visit.turn
+        if turn.over or turn.computed or not work.close():
+            return
+        used = work.tokens
+        self._turns.computed(turn, used and used.total)
+        self._done_with(turn.adapter)
+
     def _give_back(self, visit: Visit, used: float | None) -> None:
-        self._turns.leave(visit.turn, used)
-        if visit.turn.adapter is not None:
-            self._release(visit.turn.adapter)
+        turn = visit.turn
+        self._turns.leave(turn, used)
+        if not turn.computed:
+            self._done_with(turn.adapter)
+
+    def _done_with(self, adapter: str | None) -> None:
+        if adapter is not None:
+            self._release(adapter)
 
     def _release(self, adapter: str) -> None:
         self._uses[adapter] -= 1
@@ -259,12 +251,3 @@ class Residency:
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
             await self._changed.wait()
-
-
-@asynccontextmanager
-async def _in_time(deadline: float, problem: AdapterProblem, message: str) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout_at(deadline):
-            yield
-    except TimeoutError:
-        raise AdapterError(problem, message) from None

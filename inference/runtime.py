@@ -6,6 +6,7 @@ before it are loaded again, from disk only.
 
 import asyncio
 import logging
+import math
 from functools import partial
 
 from prometheus_client import CollectorRegistry
@@ -14,8 +15,10 @@ from inference import engine as patches
 from inference.cache import AdapterCache
 from inference.gate import AdapterGate, layers_of_base, template_of_base
 from inference.hottest import Hottest
+from inference.metering import Recent, Tokens
 from inference.metrics import Metrics
 from inference.problems import AdapterError
+from inference.quarantine import Quarantine
 from inference.registry import Engine, Registry
 from inference.residency import Residency
 from inference.settings import ReplicaSettings
@@ -26,6 +29,8 @@ from service.contracts.replica import ReplicaStatus
 logger = logging.getLogger("weft.plugin")
 
 SAVE_SECONDS = 1.0
+ANY_PROMPT = (0,)
+"""One token, which every vocabulary has."""
 
 
 class Runtime:
@@ -38,6 +43,7 @@ class Runtime:
         self.evict_seconds = settings.hold_seconds
         self.stall_seconds = settings.stall_seconds
         self.metrics = Metrics(registry, restarts=settings.restarts)
+        self.recent = Recent()
         self._gate = AdapterGate(
             partial(layers_of_base, settings.base_source),
             partial(template_of_base, settings.base_source),
@@ -55,12 +61,21 @@ class Runtime:
         )
         self._turns = Turns(limits_of(settings))
         self._hottest = Hottest(settings.cache_dir / "hottest.json")
+        self._quarantine = Quarantine(settings.cache_dir / "quarantine.json")
+        self._engine = engine
         known = Registry(engine, self._cache, self.metrics, most=settings.max_cpu_loras)
         self.residency = Residency(
-            known, self._cache, self._turns, self.metrics, self._hottest, hold_seconds=settings.hold_seconds
+            known,
+            self._cache,
+            self._turns,
+            self.metrics,
+            self._hottest,
+            self._quarantine,
+            hold_seconds=settings.hold_seconds,
         )
         self._rewarmed = settings.max_cpu_loras // 2
         self._tasks: list[asyncio.Task[None]] = []
+        self._judging: dict[str, asyncio.Task[None]] = {}
         self.metrics.watch(self.status)
 
     async def start(self) -> None:
@@ -72,29 +87,48 @@ class Runtime:
 
     async def close(self) -> None:
         patches.on_corruption(None)
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._judging.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._hottest.save()
         await self._cache.close()
         await self._sources.close()
 
+    def spent(self, tenant: str, request_id: str, tokens: Tokens) -> None:
+        """A request is over that cost so much."""
+        self.metrics.spent(tenant, tokens)
+        self.recent.note(request_id, tokens)
+
     def status(self) -> ReplicaStatus:
-        running = self._turns.running
-        base = self._turns.requests - sum(running.values())
+        in_flight = self._turns.in_flight
         return ReplicaStatus(
             base_model=self.base_model,
             adapters=self.residency.tiers(),
-            in_flight=running | ({self.base_model: base} if base else {}),
+            in_flight={adapter or self.base_model: requests for adapter, requests in in_flight.items()},
             waiting=self._turns.waiting,
             disk_bytes=self._cache.disk_bytes,
+            quarantined=self._quarantine.confirmed,
         )
 
     def corrupted(self, adapter: str | None) -> None:
         """A request's logits were not numbers. Those of the base can only be somebody else's doing: see the canary."""
         logger.error("logits of %s are not numbers", "the base" if adapter is None else f"adapter {adapter}")
-        if adapter is not None:
-            self.residency.quarantine(adapter)
+        if adapter is not None and adapter not in self._judging:
+            self._quarantine.suspect(adapter)
+            self.metrics.quarantined()
+            self._judging[adapter] = asyncio.create_task(self._judge(adapter))
+            self._judging[adapter].add_done_callback(lambda _: self._judging.pop(adapter))
+
+    async def _judge(self, adapter: str) -> None:
+        """The adapter is at fault if the engine still computes numbers without it; else the launcher will see to it."""
+        try:
+            seen = await self._engine.predict(None, ANY_PROMPT)
+        except AdapterError as error:
+            logger.warning("whether adapter %s is at fault is not known: %s", adapter, error.message)
+            return
+        if seen and all(map(math.isfinite, seen.values())):
+            self._quarantine.confirm(adapter)
 
     async def _rewarm(self, adapters: list[str]) -> None:
         """The hottest last, so that it ends up as the most recently used."""
@@ -117,5 +151,7 @@ def limits_of(settings: ReplicaSettings) -> Limits:
         tenant_in_flight=settings.tenant_in_flight,
         waiting=settings.queue_limit,
         tenant_waiting=settings.tenant_queue_limit,
+        waiting_bytes=settings.queue_bytes,
+        tenant_waiting_bytes=settings.tenant_queue_bytes,
         stint=settings.stint_seconds,
     )

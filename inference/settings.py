@@ -2,8 +2,9 @@
 
 import os
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -33,6 +34,12 @@ class ReplicaSettings(BaseSettings):
     tenant_in_flight: int = Field(default=64, ge=1, description="Of these, one tenant's at most.")
     queue_limit: int = Field(default=512, ge=1, description="Requests that may wait for their turn.")
     tenant_queue_limit: int = Field(default=256, ge=1, description="Of these, one tenant's at most.")
+    queue_bytes: int = Field(
+        default=128 << 20,
+        ge=1,
+        description="Bytes of requests that may wait for their turn; twice that with those of tenants that wait alone.",
+    )
+    tenant_queue_bytes: int = Field(default=64 << 20, ge=1, description="Of these, one tenant's at most.")
     stint_seconds: float = Field(
         default=1.0, ge=0, description="How long an adapter keeps its slot while others wait for one."
     )
@@ -46,12 +53,20 @@ class ReplicaSettings(BaseSettings):
         default=5.0, gt=0, description="An engine that neither brings forth tokens nor computes for so long is hung."
     )
     stall_seconds: float = Field(
-        default=30.0, gt=0, description="How long an answer may wait for a reader that takes none of it."
+        default=30.0,
+        gt=0,
+        description="How long an answer may wait for a reader that takes less than 1 KiB a second of it.",
     )
     drain_seconds: float = Field(default=6.0, ge=0, description="Longest wait for answers in flight after SIGTERM.")
     restarts: int = Field(default=0, ge=0, description="Set by the launcher for its vLLM child.")
     start_timeout_seconds: float = 600.0
     fetch_timeout_seconds: float = 60.0
+
+    @model_validator(mode="after")
+    def _one_request_fits(self) -> Self:
+        if min(self.queue_bytes, self.tenant_queue_bytes) < self.max_body_bytes:
+            raise ValueError("queue_bytes and tenant_queue_bytes must be at least max_body_bytes")
+        return self
 
     def for_child(self) -> dict[str, str]:
         """This process's environment with these very settings in it, for the plugin inside vLLM to read back."""

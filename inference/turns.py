@@ -8,20 +8,15 @@ request and runs empty.
 """
 
 import asyncio
-import math
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from dataclasses import dataclass
 
 from inference.problems import AdapterError
 from inference.ring import Ring
+from inference.tenant import QUANTUM, Pace, Slot, Tenant, Turn
 
-QUANTUM = 256.0
-"""Tokens of a tenant's turn: about one request."""
 KEPT_PLACES = 8
 """Requests in flight beyond the limit, of tenants that have none."""
-_PACE_OF = 32
-_LONGEST_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -31,6 +26,8 @@ class Limits:
     tenant_in_flight: int = 64
     waiting: int = 512
     tenant_waiting: int = 256
+    waiting_bytes: int = 128 << 20
+    tenant_waiting_bytes: int = 64 << 20
     stint: float = 1.0
 
     @property
@@ -38,68 +35,8 @@ class Limits:
         return 1 if self.slots > 1 else 0
 
 
-@dataclass(eq=False)
-class Turn:
-    """One request from its arrival to its end. `adapter` is None for the base, which needs no slot."""
-
-    tenant: str
-    adapter: str | None
-    cost: float
-    since: float
-    granted: asyncio.Future[None] = field(repr=False)
-    ready: bool = False
-    """Whether it may be given its turn, or its adapter's files are still on their way."""
-
-
-@dataclass(eq=False)
-class Slot:
-    """An adapter in flight. It counts for the tenant that opened it."""
-
-    tenant: str
-    owner: "Tenant"
-    since: float
-    requests: int = 0
-
-
-class Pace:
-    """How fast a queue has moved lately."""
-
-    def __init__(self) -> None:
-        self._granted: deque[float] = deque(maxlen=_PACE_OF)
-
-    def mark(self, now: float) -> None:
-        self._granted.append(now)
-
-    def seconds_for(self, requests: int, now: float) -> float:
-        """The likely wait behind so many; a queue that has stopped since promises nothing soon."""
-        seconds = (now - self._granted[0]) / len(self._granted) * requests if self._granted else 1.0
-        return min(max(1.0, math.ceil(seconds)), _LONGEST_SECONDS)
-
-
-class Tenant:
-    """What one tenant has running and waiting."""
-
-    def __init__(self) -> None:
-        self.requests = 0
-        self.slots = 0
-        self.queues: dict[str | None, deque[Turn]] = {}
-        self.ring: Ring[str | None] = Ring(QUANTUM)
-        self.pace = Pace()
-
-    @property
-    def waiting(self) -> int:
-        return sum(len(queue) for queue in self.queues.values())
-
-    def heads(self) -> Iterator[tuple[str | None, Turn]]:
-        """The first request of each adapter that may have its turn."""
-        for adapter, queue in self.queues.items():
-            turn = next((turn for turn in queue if turn.ready and not turn.granted.done()), None)
-            if turn is not None:
-                yield adapter, turn
-
-
 class Turns:
-    """Single event loop; no call blocks it. A turn is one `try_take` or `join`, then one `leave`."""
+    """Single event loop; no call blocks it. A turn is one `try_take` or `join`, at most one `computed`, one `leave`."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -108,17 +45,21 @@ class Turns:
         self._ring: Ring[str] = Ring(QUANTUM)
         self._pace = Pace()
         self._requests = 0
+        self._reading: Counter[str | None] = Counter()
         self._waiting = 0
+        self._waiting_bytes = 0
 
     @property
     def running(self) -> dict[str, int]:
-        """Requests in flight by adapter."""
+        """Requests that vLLM's engine works at, by adapter."""
         return {adapter: slot.requests for adapter, slot in self._slots.items()}
 
     @property
-    def requests(self) -> int:
-        """Requests in flight, those to the base among them."""
-        return self._requests
+    def in_flight(self) -> Counter[str | None]:
+        """Requests that are not over, computed or not, by adapter; those to the base under None."""
+        slots = self.running
+        base = self._requests - sum(slots.values())
+        return Counter[str | None](slots) + Counter({None: base}) + self._reading
 
     @property
     def waiting(self) -> int:
@@ -135,18 +76,17 @@ class Turns:
         turn.granted.set_result(None)
         return turn
 
-    def join(self, tenant: str, adapter: str | None, cost: float) -> Turn:
+    def join(self, tenant: str, adapter: str | None, cost: float, size: int = 0) -> Turn:
         """Queues a request that is not ready yet. Raises AdapterError where the queues are full."""
-        mine = self._tenants[tenant].waiting if tenant in self._tenants else 0
-        # Others' crowds do not shut out a tenant that has nothing waiting.
-        limit = self.limits.waiting if mine else 2 * self.limits.waiting
-        if mine >= self.limits.tenant_waiting or self._waiting >= limit:
+        if not self._room_for(self._tenants.get(tenant) or Tenant(), size):
             message = "Too many requests wait for this replica."
             raise AdapterError("no_capacity", message, retry_after=self.seconds_to_wait(tenant))
-        turn = self._turn(tenant, adapter, cost)
+        turn = self._turn(tenant, adapter, cost, size)
         entered = self._enter(tenant)
         entered.queues.setdefault(adapter, deque()).append(turn)
         entered.ring.join(adapter)
+        entered.waiting_bytes += size
+        self._waiting_bytes += size
         self._waiting += 1
         return turn
 
@@ -155,14 +95,27 @@ class Turns:
         turn.ready = True
         self._grant()
 
+    def computed(self, turn: Turn, used: float | None = None) -> None:
+        """The engine is done with the request, whose slot and place others may have; its client is still reading."""
+        tenant = self._tenants[turn.tenant]
+        turn.computed = True
+        tenant.reading += 1
+        self._reading[turn.adapter] += 1
+        self._stop(tenant, turn, used)
+        self._grant()
+
     def leave(self, turn: Turn, used: float | None = None) -> None:
         """The request is over, or nobody waits for it any more. `used` is what it really cost; None: as expected."""
         tenant = self._tenants[turn.tenant]
-        if turn.granted.done() and not turn.granted.cancelled():
-            self._stop(tenant, turn, turn.cost if used is None else used)
+        turn.over = True
+        if turn.computed:
+            tenant.reading -= 1
+            self._reading -= Counter({turn.adapter: 1})
+        elif turn.granted.done() and not turn.granted.cancelled():
+            self._stop(tenant, turn, used)
         else:
             self._dequeue(tenant, turn)
-        if not tenant.requests and not tenant.queues:
+        if tenant.gone:
             del self._tenants[turn.tenant]
             self._ring.leave(turn.tenant)
         self._grant()
@@ -173,6 +126,17 @@ class Turns:
         if known is not None and known.waiting:
             return known.pace.seconds_for(known.waiting, self._now())
         return self._pace.seconds_for(self._waiting, self._now())
+
+    def _room_for(self, tenant: Tenant, size: int) -> bool:
+        limits, mine = self.limits, tenant.waiting
+        # Others' crowds do not shut out a tenant that has nothing waiting.
+        share = 1 if mine else 2
+        return (
+            mine < limits.tenant_waiting
+            and tenant.waiting_bytes + size <= limits.tenant_waiting_bytes
+            and self._waiting < limits.waiting * share
+            and self._waiting_bytes + size <= limits.waiting_bytes * share
+        )
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
@@ -204,7 +168,8 @@ class Turns:
         limits = self.limits
         debt = self._ring.in_debt(name)
         kept = 0 if tenant.requests or debt else KEPT_PLACES
-        if tenant.requests >= limits.tenant_in_flight or self._requests >= limits.in_flight + kept:
+        mine = tenant.requests + tenant.reading
+        if mine >= limits.tenant_in_flight or self._requests >= limits.in_flight + kept:
             return False
         if adapter is None:
             return True
@@ -246,11 +211,12 @@ class Turns:
             tenant.slots += 1
         self._slots[turn.adapter].requests += 1
 
-    def _stop(self, tenant: Tenant, turn: Turn, used: float) -> None:
+    def _stop(self, tenant: Tenant, turn: Turn, used: float | None) -> None:
         self._requests -= 1
         tenant.requests -= 1
-        self._ring.charge(turn.tenant, used - turn.cost)
-        tenant.ring.charge(turn.adapter, used - turn.cost)
+        if used is not None:
+            self._ring.charge(turn.tenant, used - turn.cost)
+            tenant.ring.charge(turn.adapter, used - turn.cost)
         if turn.adapter is None:
             return
         slot = self._slots[turn.adapter]
@@ -261,14 +227,16 @@ class Turns:
 
     def _dequeue(self, tenant: Tenant, turn: Turn) -> None:
         self._waiting -= 1
+        self._waiting_bytes -= turn.size
+        tenant.waiting_bytes -= turn.size
         queue = tenant.queues[turn.adapter]
         queue.remove(turn)
         if not queue:
             del tenant.queues[turn.adapter]
             tenant.ring.leave(turn.adapter)
 
-    def _turn(self, tenant: str, adapter: str | None, cost: float) -> Turn:
-        return Turn(tenant, adapter, cost, self._now(), asyncio.get_running_loop().create_future())
+    def _turn(self, tenant: str, adapter: str | None, cost: float, size: int = 0) -> Turn:
+        return Turn(tenant, adapter, cost, size, asyncio.get_running_loop().create_future())
 
     @staticmethod
     def _now() -> float:

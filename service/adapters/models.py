@@ -11,7 +11,10 @@ from service.db import Base
 
 
 class AdapterRow(Base):
-    """An artifact. `job_id` is null where no job of this service made it: its manifest then names its import."""
+    """An artifact. `job_id` is null where no job of this service made it: its manifest then names its import.
+
+    `quarantined_at`: when a replica last found that it makes the engine compute values that are not numbers.
+    """
 
     __tablename__ = "adapters"
 
@@ -23,6 +26,7 @@ class AdapterRow(Base):
     manifest: Mapped[dict[str, Any]] = mapped_column(JSONB)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     deleted_at: Mapped[datetime | None]
+    quarantined_at: Mapped[datetime | None]
 
     __table_args__ = (ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"]),)
 

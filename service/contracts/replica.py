@@ -16,7 +16,7 @@ resident before vLLM sees the request. What stops it is answered in OpenAI's env
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from service.contracts.manifest import AdapterManifest
 
@@ -31,17 +31,26 @@ AdapterProblem = Literal[
 """404, 422, 503, 503, 503, 503 in this order. The last four carry Retry-After."""
 
 Tier = Literal["gpu", "cpu", "disk", "store"]
+"""`gpu`: of those that vLLM knows, one of the last used, as many as it has slots. It does not tell, but keeps those."""
 
 CACHE_HEADER = "x-adapter-cache"
 """Answer header of a replica: the tier in which the request found its adapter. Absent for the base model."""
 
 WAIT_HEADER = "x-weft-wait-ms"
-"""Answer header of a replica: milliseconds that the request waited for its turn, loads not counted."""
+"""Answer header of a replica: milliseconds that the request waited before vLLM, less its own adapter's load."""
 
 TENANT_HEADER = "x-weft-tenant"
 """Request header of the gateway: an opaque word, the same for all requests of one tenant. It shares out the turns."""
 
 REQUEST_ID_HEADER = "x-request-id"
+
+QUARANTINE_SECONDS = 24 * 3600
+"""How long an adapter is refused that made an engine compute values that are not numbers."""
+NOT_NUMBERS = "This adapter cannot be served: it made the model compute values that are not numbers."
+
+MOST_ADAPTERS = 1024
+MOST_STORED = 512
+MOST_QUARANTINED = 256
 
 SPENT_PATH = "/v1/weft/spent"
 MOST_REQUEST_IDS = 1000
@@ -60,13 +69,25 @@ class ReplicaHeartbeat(Message):
     max_loras: int = Field(ge=1)
     max_lora_rank: int = Field(ge=1)
     context_length: int = Field(ge=1)
-    adapters: tuple[str, ...] = Field(default=(), description="Adapter ids now known to vLLM; a hint for placement.")
+    adapters: tuple[str, ...] = Field(
+        default=(),
+        max_length=MOST_ADAPTERS,
+        description="Adapters that it holds, last used first; a hint for placement.",
+    )
+    stored: tuple[str, ...] = Field(
+        default=(), max_length=MOST_STORED, description="Some of those beyond the first, others each time."
+    )
+    quarantined: dict[str, AwareDatetime] = Field(
+        default={},
+        max_length=MOST_QUARANTINED,
+        description="Those that made its engine compute no numbers: since when.",
+    )
 
 
 class ReplicaOrders(Message):
     """What the service asks of a replica in answer to its heartbeat."""
 
-    evict: tuple[str, ...] = Field(default=(), description="Adapter ids that no longer exist.")
+    evict: tuple[str, ...] = Field(default=(), description="Which of the adapters that it named no longer exist.")
     heartbeat_seconds: float = 2.0
 
 
@@ -112,3 +133,4 @@ class ReplicaStatus(Message):
     in_flight: dict[str, int]
     waiting: int = 0
     disk_bytes: int
+    quarantined: dict[str, AwareDatetime] = {}

@@ -133,6 +133,7 @@ class Relay:
 
         Raises ApiError: the replica's own refusal, or Unavailable where no replica could be made to answer.
         """
+        self._membership.check(call.target.model)
         attempts = Attempts(asyncio.get_running_loop().time() + self._cold_wait)
         while True:
             replica = attempts.stay or self._placement.choose(call.target.base, call.affinity, attempts.tried)

@@ -1,4 +1,4 @@
-"""Which replicas this process may send requests to: a list in memory, refreshed from the rows each second.
+"""Which replicas this process may send requests to, and for which adapters to none: in memory, refreshed each second.
 
 The rows are hints. A replica that did not answer is set back for a while. While the database is down the last list
 stands, and for one time to live after it too: nobody could announce itself meanwhile.
@@ -12,8 +12,11 @@ from datetime import timedelta
 
 from sqlalchemy import func, select
 
+from service.contracts.replica import NOT_NUMBERS
 from service.db import DatabaseUnavailable
+from service.errors import Unprocessable
 from service.replicas.models import ReplicaRow
+from service.replicas.quarantine import quarantined
 from service.resources import Resources
 
 POLL_SECONDS = 1.0
@@ -45,11 +48,17 @@ class Membership:
         self._trust_until = 0.0
         self._by_base: dict[str, tuple[Replica, ...]] = {}
         self._suspect_until: dict[str, float] = {}
+        self._quarantined = frozenset[str]()
         self._wake = asyncio.Event()
 
     def ready(self, base: str) -> tuple[Replica, ...]:
         """Those that said within the last few seconds that they are ready, sorted by id."""
         return self._by_base.get(base, ())
+
+    def check(self, adapter: str) -> None:
+        """Raises Unprocessable where no replica may be asked for the adapter."""
+        if adapter in self._quarantined:
+            raise Unprocessable(NOT_NUMBERS, code="adapter_invalid", param="model")
 
     def suspect(self, replica: Replica) -> None:
         """The replica did not answer: for a short time it is only asked where no other is left."""
@@ -78,6 +87,7 @@ class Membership:
         try:
             async with asyncio.timeout(REFRESH_SECONDS), self._database.control() as session:
                 rows = (await session.execute(query)).all()
+                self._quarantined = await quarantined(session)
         except (DatabaseUnavailable, TimeoutError) as error:
             log.warning("keeping the last known replicas: %s", error)
             self._trust_until = time.monotonic() + self._ttl

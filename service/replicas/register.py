@@ -2,14 +2,15 @@
 
 from urllib.parse import urlsplit
 
-from sqlalchemy import delete, func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Text, any_, cast, delete, func, select, update
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from service.adapters.models import AdapterRow
 from service.contracts.replica import ReplicaHeartbeat, ReplicaOrders
 from service.db import ControlSession
 from service.errors import Conflict, InvalidRequest
 from service.notifications import notify
+from service.replicas import quarantine
 from service.replicas.models import ReplicaRow
 from service.resources import Resources
 
@@ -40,15 +41,21 @@ def check(resources: Resources, beat: ReplicaHeartbeat) -> None:
 
 
 async def announce(session: ControlSession, replica: str, beat: ReplicaHeartbeat) -> ReplicaOrders:
-    """Writes the row by the database's clock and answers with what the replica should do."""
-    values = {**beat.model_dump(mode="json"), "url": beat.url.rstrip("/"), "seen_at": func.now()}
+    """Writes by the database's clock what is new of the row, and answers with what the replica should do."""
+    values = beat.model_dump(mode="json", exclude={"stored", "quarantined"})
+    # In no order: which of them were used last changes all the time, and nobody asks.
+    values |= {"url": beat.url.rstrip("/"), "adapters": sorted(beat.adapters)}
     before = await session.scalar(select(ReplicaRow).where(ReplicaRow.id == replica).with_for_update())
-    changed = before is None or any(getattr(before, name) != values[name] for name in ("url", "api_key", "state"))
-    statement = insert(ReplicaRow).values(id=replica, **values)
-    await session.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
-    if changed:
+    new = {name: value for name, value in values.items() if before is None or getattr(before, name) != value}
+    if before is None:
+        first = insert(ReplicaRow).values(id=replica, **values)
+        await session.execute(first.on_conflict_do_update(index_elements=["id"], set_=values))
+    else:
+        await session.execute(update(ReplicaRow).where(ReplicaRow.id == replica).values(seen_at=func.now(), **new))
+    news = await quarantine.note(session, beat.quarantined)
+    if news or not new.keys().isdisjoint({"url", "api_key", "state"}):
         await notify(session, "replica")
-    return ReplicaOrders(evict=await _deleted(session, beat.adapters))
+    return ReplicaOrders(evict=await _deleted(session, (*beat.adapters, *beat.stored)))
 
 
 async def leave(session: ControlSession, replica: str) -> None:
@@ -59,5 +66,6 @@ async def leave(session: ControlSession, replica: str) -> None:
 async def _deleted(session: ControlSession, adapters: tuple[str, ...]) -> tuple[str, ...]:
     if not adapters:
         return ()
-    query = select(AdapterRow.id).where(AdapterRow.id.in_(adapters), AdapterRow.deleted_at.is_not(None))
+    named = AdapterRow.id == any_(cast(list(adapters), ARRAY(Text)))
+    query = select(AdapterRow.id).where(named, AdapterRow.deleted_at.is_not(None))
     return tuple(await session.scalars(query.order_by(AdapterRow.id)))

@@ -187,9 +187,7 @@ def write_base(folder: Path, seed: int = 0) -> None:
 
 @pytest.fixture
 def vllm() -> StandIn:
-    stand_in = StandIn()
-    stand_in.gate.set()
-    return stand_in
+    return StandIn()
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from typing import Any
 
 from inference.admission import Admission
 from inference.runtime import Runtime
+from inference.work import current
 from service.contracts.replica import TENANT_HEADER
 
 KEY = b"Bearer replica-key-0123456789"
@@ -19,33 +21,54 @@ CHAT = "/v1/chat/completions"
 
 @dataclass
 class StandIn:
-    """Engine and application in one: streams an answer, and fails loudly where vLLM's engine would die."""
+    """Engine and application in one: streams an answer, and fails loudly where vLLM's engine would die.
+
+    Answers wait for the `gate`, which is open at first, and loads of `slow` adapters for their events.
+    """
 
     folders: dict[str, Path] = field(default_factory=dict)
     loads: Counter[str] = field(default_factory=Counter)
     canaries: Counter[str] = field(default_factory=Counter)
     predicts: dict[int, float] = field(default_factory=dict)
+    base: dict[int, float] = field(default_factory=lambda: {1: -0.5})
+    """What the base predicts."""
     thinks: float = 0.0
     """Seconds that a prediction takes."""
+    loads_in: float = 0.001
+    """Seconds that a load takes."""
     running: Counter[str] = field(default_factory=Counter)
     most_distinct: int = 0
     bodies: list[bytes] = field(default_factory=list)
     deaths: list[str] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
+    slow: dict[str, asyncio.Event] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    """Adapters whose load has begun."""
     aborted: int = 0
+    parts: int = 1
+    """Of an answer, before its last one."""
+
+    def __post_init__(self) -> None:
+        self.gate.set()
 
     async def load(self, adapter: str, folder: Path) -> None:
-        await asyncio.sleep(0.001)
+        self.asked.append(adapter)
+        if adapter in self.slow:
+            await self.slow[adapter].wait()
+        await asyncio.sleep(self.loads_in)
         self.loads[adapter] += 1
         self.folders[adapter] = folder
 
     async def unload(self, adapter: str) -> None:
-        if self.running[adapter]:
-            self.deaths.append(f"{adapter} unloaded while in use")
+        before = self.running[adapter]
         await asyncio.sleep(0.001)
+        if before or self.running[adapter]:
+            self.deaths.append(f"{adapter} unloaded while in use")
         del self.folders[adapter]
 
-    async def predict(self, adapter: str, prompt: Sequence[int]) -> Mapping[int, float]:
+    async def predict(self, adapter: str | None, prompt: Tokens[int]) -> Mapping[int, float]:
+        if adapter is None:
+            return self.base
         self.canaries[adapter] += 1
         self.running[adapter] += 1
         await asyncio.sleep(self.thinks)
@@ -62,17 +85,19 @@ class StandIn:
             self.deaths.append(f"{model} served without files")
         self.running[model] += 1
         self.most_distinct = max(self.most_distinct, len((+self.running).keys() - {"base"}))
+        sequence = Sequence(self.gate)
+        sequence.ended.add_done_callback(lambda _: self.running.subtract([model]))
         try:
-            await self._stream(receive, send)
+            await self._stream(sequence, receive, send)
         finally:
-            self.running[model] -= 1
+            sequence.ended.cancel()
 
-    async def _stream(self, receive: Any, send: Any) -> None:
+    async def _stream(self, sequence: "Sequence", receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
-        await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
-        go, gone = asyncio.create_task(self.gate.wait()), asyncio.create_task(receive())
-        await asyncio.wait({go, gone}, return_when=asyncio.FIRST_COMPLETED)
-        go.cancel()
+        for number in range(self.parts):
+            await send({"type": "http.response.body", "body": b"data: %d\n\n" % (number + 1), "more_body": True})
+        gone = asyncio.create_task(receive())
+        await asyncio.wait({sequence.ended, gone}, return_when=asyncio.FIRST_COMPLETED)
         if gone.done():
             assert gone.result()["type"] == "http.disconnect"
             self.aborted += 1
@@ -83,6 +108,27 @@ class StandIn:
     async def _plain(self, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"vllm", "more_body": False})
+
+
+class Sequence:
+    """What vLLM's engine computes, at its own pace: one token at once and one at its end, when the gate is open."""
+
+    prompt_len, request_index = 3, 0
+
+    def __init__(self, gate: asyncio.Event) -> None:
+        self.stats = SimpleNamespace(num_generation_tokens=1)
+        self._gate = gate
+        self._work = current()
+        if self._work is not None:
+            self._work.check_open()
+            self._work.begin(self)
+        self.ended = asyncio.create_task(self._compute())
+
+    async def _compute(self) -> None:
+        await self._gate.wait()
+        self.stats.num_generation_tokens += 1
+        if self._work is not None:
+            self._work.end()
 
 
 class Client:

@@ -1,6 +1,7 @@
 """Admission as an HTTP peer sees it: which routes there are, whose key opens them, what a body must be."""
 
 import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +12,8 @@ from inference.connections import Connection
 from inference.runtime import Runtime
 from inference.settings import ReplicaSettings
 from tests.inference.adapters import lora
-from tests.inference.conftest import ServiceAndStorage
-from tests.inference.stand_in import CHAT, KEY, Call, StandIn, until
+from tests.inference.conftest import ServiceAndStorage, make_runtime, replica_settings
+from tests.inference.stand_in import CHAT, KEY, Call, Client, StandIn, until
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -92,20 +93,27 @@ async def test_body_is_bounded(call: Call, small: ReplicaSettings, vllm: StandIn
     assert vllm.bodies == []
 
 
-async def test_reader_that_takes_nothing_loses_its_turn(
-    call: Call, service: ServiceAndStorage, vllm: StandIn, runtime: Runtime
+async def test_long_bodies_that_wait_are_refused_once_they_are_too_much(
+    service: ServiceAndStorage, vllm: StandIn, small: ReplicaSettings
 ) -> None:
+    limit = small.max_body_bytes
+    changes = {"queue_bytes": limit, "tenant_queue_bytes": limit, "max_in_flight": 1, "tenant_in_flight": 1}
+    runtime = make_runtime(small.model_copy(update=changes), vllm)
+    admission = Admission(vllm)
     vllm.gate.clear()
-    runtime.stall_seconds = 0.1
-    adapter = service.publish(lora(1))
-    client, other = call(adapter), call("base")
-    client.reads.clear()
-    await other.first_byte()
-    await client.done()
-    await until(lambda: adapter not in runtime.status().in_flight)
-    assert not other.task.done(), "one whose answer has nothing to read yet is not cut off"
+
+    def ask() -> Client:
+        return Client(admission, runtime, CHAT, b'{"model":"base"}'.ljust(limit * 2 // 3), KEY, "POST", "t")
+
+    running, waiting = ask(), ask()
+    await until(lambda: runtime.status().waiting == 1)
+    refused = await ask().done()
+    assert (refused.status, refused.error["code"]) == (503, "no_capacity")
+    assert int(refused.headers["retry-after"]) >= 1
     vllm.gate.set()
-    assert (await other.done()).body.endswith(b"[DONE]\n\n")
+    for client in (running, waiting):
+        assert (await client.done()).status == 200
+    await runtime.close()
 
 
 async def test_end_of_the_server_ends_fetches(service: ServiceAndStorage, vllm: StandIn, runtime: Runtime) -> None:
@@ -130,6 +138,12 @@ async def test_end_of_the_server_ends_fetches(service: ServiceAndStorage, vllm: 
 
     await Admission(application)({"type": "lifespan", "app": app}, receive, send)
     assert answers == [{"type": "lifespan.shutdown.complete"}]
-    assert server.config.http_protocol_class is Connection
+    assert issubclass(server.config.http_protocol_class, Connection)
+    assert server.config.http_protocol_class.stall_seconds == runtime.stall_seconds
     with pytest.raises(asyncio.CancelledError):
         await fetching
+
+
+def test_queue_that_one_request_could_not_enter_is_no_setting(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="max_body_bytes"):
+        replica_settings("http://127.0.0.1:1", tmp_path, queue_bytes=1 << 20)

@@ -16,7 +16,32 @@ async def test_tenants_take_turns() -> None:
             await asyncio.sleep(0)
 
     await asyncio.gather(*(visit(tenant) for tenant in "aaaabc"))
-    assert "".join(order) == "aabcaa" or "".join(order) == "abcaaa"
+    assert "".join(order) == "abcaaa"
+
+
+async def test_who_comes_now_and_then_waits_for_nobodys_crowd() -> None:
+    """However long the crowd has waited, and before whoever comes as often as it."""
+    semaphore = FairSemaphore(1)
+    order: list[str] = []
+    turn = asyncio.Semaphore(0)
+
+    async def visit(tenant: str) -> None:
+        async with semaphore.held(tenant):
+            await turn.acquire()
+            order.append(tenant)
+
+    tasks = [asyncio.create_task(visit(tenant)) for tenant in "aaaabb"]
+    await settle()
+    for _ in range(2):
+        tasks.append(asyncio.create_task(visit("c")))
+        await settle()
+        for _ in range(2):
+            turn.release()
+            await settle()
+    for _ in range(4):
+        turn.release()
+    await asyncio.gather(*tasks)
+    assert "".join(order) == "abcabcaa"
 
 
 async def test_place_is_kept_for_who_holds_none() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from service.contracts.replica import ReplicaOrders
+from service.contracts.replica import REQUEST_ID_HEADER, SPENT_PATH, TENANT_HEADER, ReplicaOrders
 from tests.inference.adapters import lora, lora_tensors
 from tests.inference.hostile import HOSTILE
 from tests.inference.neighbours import Neighbours, refusal
@@ -27,6 +27,7 @@ from tests.inference.running import (
     seconds_until_idle,
     seconds_until_right,
     started,
+    tokens_of,
 )
 from tests.inference.unlike import sound, unlike
 
@@ -137,22 +138,38 @@ async def test_departed_client_frees_its_slot(ready: Replica) -> None:
     assert (await ready.chat(adapter))[1] == "gpu"
 
 
-async def test_reader_that_stops_costs_little_and_is_cut_off(ready: Replica) -> None:
+async def test_reader_that_stops_holds_no_slot_and_is_cut_off(ready: Replica) -> None:
     """A gateway that hangs. What a slow client of a gateway costs is the gateway's."""
     (adapter,) = publish(ready, 1)
     body = json.dumps(chat(adapter, 200, stream=True, logprobs=True, top_logprobs=20)).encode()
     began = time.monotonic()
     with raw_request(ready, body, receive_buffer=4096) as connection:
-        # Longer than the answer needs, were it read: what is written by then is all that is kept of it.
+        # Longer than the engine needs.
         await asyncio.sleep(STALL_SECONDS / 2)
-        assert (await ready.status())["in_flight"] == {adapter: 1}
+        evicted, _, _ = await ready.post("/v1/weft/adapters/evict", {"adapter_id": adapter})
+        assert evicted == 200
+        assert (await ready.status())["in_flight"] == {adapter: 1}, "the engine is done, the reader is not"
         await seconds_until_idle(ready)
         cut = time.monotonic() - began
-        kept = await asyncio.to_thread(read_to_the_end, connection)
-    print(f"{kept} bytes kept for a reader that stopped; its slot free after {cut:.1f} s of {STALL_SECONDS} s")
-    assert kept <= 256 << 10
+        with pytest.raises(ConnectionResetError):
+            await asyncio.to_thread(read_to_the_end, connection)
+    print(f"a reader that stopped was cut off after {cut:.1f} s of {STALL_SECONDS} s")
     assert STALL_SECONDS <= cut < STALL_SECONDS + 15, "from the request on, its prefill and first tokens included"
-    assert (await ready.chat(adapter))[1] == "gpu"
+    assert (await ready.chat(adapter))[1] == "store"
+
+
+async def test_engine_is_paid_for_what_a_departed_client_did_not_wait_for(ready: Replica) -> None:
+    """A whole answer, of which not one byte was sent."""
+    headers = {TENANT_HEADER: "departing", REQUEST_ID_HEADER: "req_departing"}
+    with pytest.raises(TimeoutError):
+        await ready.post("/v1/chat/completions", chat("base", 230), headers, seconds=0.3)
+    await seconds_until_idle(ready)
+    status, answer, _ = await ready.post(SPENT_PATH, {"ids": ["req_departing", "req_unknown"]})
+    assert (status, list(answer["tokens"])) == (200, ["req_departing"])
+    cost = answer["tokens"]["req_departing"]
+    assert cost["prompt"] > 0
+    assert 0 < cost["completion"] < 230
+    assert await tokens_of(ready, "departing") == (cost["prompt"], cost["completion"])
 
 
 async def test_deleted_while_answering(ready: Replica) -> None:
@@ -198,8 +215,7 @@ async def test_repaired_and_late_adapters_answer_right_within_a_second(ready: Re
 
 
 async def test_metrics_are_ours(ready: Replica) -> None:
-    async with ready.session.get(f"{ready.now.url}/metrics") as response:
-        page = await response.text()
+    page = await ready.metrics()
     assert 'weft_adapters_resident{tier="gpu"} 2.0' in page
     assert 'weft_tokens_total{kind="completion",tenant="weft-canary"}' in page
     assert "lora_requests_info" not in page
@@ -214,7 +230,7 @@ async def test_vllms_other_routes_are_unreachable(ready: Replica, path: str) -> 
 
 
 async def test_key_is_needed(ready: Replica) -> None:
-    status, answer, _ = await ready.post("/v1/chat/completions", chat("base"), key="wrong")
+    status, answer, _ = await ready.post("/v1/chat/completions", chat("base"), {"authorization": "Bearer wrong"})
     assert (status, answer["error"]["code"]) == (401, "invalid_api_key")
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from inference import residency
 from inference.admission import Admission
+from inference.residency import Visit
 from inference.runtime import Runtime
 from inference.settings import ReplicaSettings
 from tests.inference.adapters import lora
@@ -58,6 +59,24 @@ async def test_departure_reaches_vllm_and_frees_the_slot(
     await client.done()
     assert vllm.aborted == 1
     await until(lambda: not runtime.status().in_flight)
+
+
+async def test_departed_client_pays_for_what_the_engine_did(call: Call, vllm: StandIn, runtime: Runtime) -> None:
+    """One that always gives up early gets no more turns for it than others."""
+    settled: list[float | None] = []
+    leave = runtime.residency.leave
+
+    def noted(visit: Visit, *, used: float | None = None, aborted: bool) -> None:
+        settled.append(used)
+        leave(visit, used=used, aborted=aborted)
+
+    runtime.residency.leave = noted  # type: ignore[method-assign]
+    vllm.gate.clear()
+    client = call()
+    await client.first_byte()
+    client.leave()
+    await client.done()
+    assert settled == [4.0]
 
 
 async def test_departure_while_waiting_leaves_nothing(

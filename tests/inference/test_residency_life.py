@@ -6,6 +6,7 @@ import json
 import pytest
 
 from inference.admission import Admission
+from inference.problems import AdapterError
 from inference.runtime import Runtime
 from inference.settings import ReplicaSettings
 from tests.inference.adapters import lora
@@ -96,6 +97,45 @@ async def test_quarantined_adapter_gets_no_further_request(
     vllm.gate.set()
     assert (await running.done()).status == 200
     assert (await call(good).done()).status == 200
+
+
+async def test_quarantine_outlives_the_process_and_is_told(
+    service: ServiceAndStorage, small: ReplicaSettings, vllm: StandIn
+) -> None:
+    bad, spared = service.publish(lora(1)), service.publish(lora(2))
+    before = make_runtime(small, vllm)
+    vllm.base = {1: float("nan")}
+    before.corrupted(spared)
+    await asyncio.sleep(0.05)
+    assert before.status().quarantined == {}, "an engine that computes no numbers for its base says nothing of adapters"
+    vllm.base = {1: -0.5}
+    before.corrupted(bad)
+    await until(lambda: list(before.status().quarantined) == [bad])
+    for adapter in (bad, spared):
+        with pytest.raises(AdapterError, match="not numbers"):
+            await before.residency.ensure(adapter)
+    told = before.status().quarantined
+    await before.close()
+
+    after = make_runtime(small, vllm)
+    assert after.status().quarantined == told
+    with pytest.raises(AdapterError, match="not numbers"):
+        await after.residency.ensure(bad)
+    await after.residency.ensure(spared)
+    await after.close()
+
+
+async def test_request_that_waited_when_its_adapter_came_into_quarantine_is_refused(
+    call: Call, service: ServiceAndStorage, vllm: StandIn, runtime: Runtime
+) -> None:
+    adapter = service.publish(lora(1))
+    vllm.slow = {adapter: asyncio.Event()}
+    waiting = call(adapter)
+    await until(lambda: vllm.asked == [adapter])
+    runtime.corrupted(adapter)
+    vllm.slow[adapter].set()
+    assert (await waiting.done()).error["code"] == "adapter_invalid"
+    assert vllm.bodies == []
 
 
 async def test_hottest_adapters_are_loaded_again_after_a_start(

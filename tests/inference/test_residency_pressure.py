@@ -12,6 +12,7 @@ from inference.cache import AdapterCache
 from inference.gate import AdapterGate
 from inference.hottest import Hottest
 from inference.metrics import Metrics
+from inference.quarantine import Quarantine
 from inference.registry import Registry
 from inference.residency import Ask, Residency
 from inference.settings import ReplicaSettings
@@ -41,7 +42,7 @@ class Watched:
         assert adapter not in self.working
         del self.loaded[adapter]
 
-    async def predict(self, adapter: str, prompt: Sequence[int]) -> Mapping[int, float]:
+    async def predict(self, adapter: str | None, prompt: Sequence[int]) -> Mapping[int, float]:
         raise AssertionError("these adapters have no canary")
 
 
@@ -55,7 +56,8 @@ async def test_more_waiting_adapters_than_vllm_can_know(
     # Nobody overtakes: each turn goes to another adapter than the last, while all of them have requests waiting.
     turns = Turns(Limits(SLOTS, stint=0.0))
     registry = Registry(engine, cache, metrics, most=KNOWN)
-    residency = Residency(registry, cache, turns, metrics, Hottest(tmp_path / "hot"), hold_seconds=30.0)
+    hottest, quarantine = Hottest(tmp_path / "hot"), Quarantine(tmp_path / "quarantine")
+    residency = Residency(registry, cache, turns, metrics, hottest, quarantine, hold_seconds=30.0)
     adapters = [service.publish(lora(number)) for number in range(8)]
     for adapter in adapters:
         await cache.materialise(adapter)

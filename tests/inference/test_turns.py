@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from inference.problems import AdapterError
-from inference.turns import KEPT_PLACES, QUANTUM, Limits, Turn, Turns
+from inference.tenant import QUANTUM, Turn
+from inference.turns import KEPT_PLACES, Limits, Turns
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -75,7 +76,7 @@ async def test_base_needs_no_slot_but_a_place() -> None:
     assert turns.try_take("b", None, 1)
     assert turns.try_take("b", None, 1) is None, "the bound of all"
     assert turns.try_take("c", None, 1), "places are kept for who has none"
-    assert turns.requests == 4
+    assert turns.in_flight.total() == 4
 
 
 async def test_kept_places_are_bounded() -> None:
@@ -103,7 +104,7 @@ async def test_tenants_and_then_their_adapters_take_turns() -> None:
     await asyncio.gather(*tasks)
     assert order.index("b1") <= 2
     assert order.index("a3") < len(order) - 1 - order[::-1].index("a1"), "a3 came before the last a1"
-    assert (turns.running, turns.waiting, turns.requests) == ({}, 0, 0)
+    assert (turns.running, turns.waiting, turns.in_flight.total()) == ({}, 0, 0)
 
 
 async def test_two_floods_get_equal_tokens_whatever_they_claim() -> None:
@@ -241,6 +242,31 @@ async def test_queues_are_bounded_and_say_when_to_come_back() -> None:
         turns.leave(await task)
 
 
+async def test_bytes_that_wait_are_bounded_like_requests() -> None:
+    turns = Turns(Limits(1, waiting_bytes=100, tenant_waiting_bytes=60))
+    running = await take(turns, "a", "a")
+    large = turns.join("a", "b", 1, size=50)
+    with pytest.raises(AdapterError) as caught:
+        turns.join("a", "b", 1, size=11)
+    assert caught.value.problem == "no_capacity"
+    assert "retry-after" in caught.value.headers
+    other = turns.join("b", "c", 1, size=50)
+    with pytest.raises(AdapterError):
+        turns.join("b", "c", 1, size=1)
+    alone = turns.join("c", "d", 1, size=60)
+    with pytest.raises(AdapterError):
+        turns.join("d", "e", 1, size=41)
+    turns.leave(large)
+    turns.join("d", "e", 1, size=60)
+    turns.leave(other)
+    turns.leave(alone)
+    turns.leave(running)
+    again = turns.join("a", "b", 1, size=60)
+    turns.ready(again)
+    await again.granted
+    turns.join("a", "b", 1, size=60)
+
+
 async def test_retry_after_follows_the_queues_own_speed() -> None:
     turns = Turns(Limits(1, in_flight=1, tenant_in_flight=1))
     running = await take(turns, "t", None)
@@ -268,7 +294,7 @@ async def test_request_that_is_not_ready_does_not_hold_up_others() -> None:
     turns.leave(turn)
     await fetching.granted
     turns.leave(fetching)
-    assert turns.requests == 0
+    assert turns.in_flight.total() == 0
 
 
 async def test_departed_waiter_leaves_the_queue() -> None:
@@ -279,7 +305,7 @@ async def test_departed_waiter_leaves_the_queue() -> None:
     gone.cancel()
     turns.leave(running)
     turns.leave(await next_)
-    assert (turns.waiting, turns.requests) == (0, 0)
+    assert (turns.waiting, turns.in_flight.total()) == (0, 0)
 
 
 async def test_turn_granted_to_a_departing_waiter_is_handed_on() -> None:
@@ -290,4 +316,4 @@ async def test_turn_granted_to_a_departing_waiter_is_handed_on() -> None:
     turns.leave(running)
     gone.cancel()
     turns.leave(await next_)
-    assert (turns.running, turns.requests) == ({}, 0)
+    assert (turns.running, turns.in_flight.total()) == ({}, 0)

@@ -1,7 +1,7 @@
 """The application with tenants, a fine-tuned model each, and a replica that answers with vLLM's bytes."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import httpx2
@@ -79,7 +79,13 @@ def upstream(service: Service, running_upstream: Upstream) -> Upstream:
     return running_upstream
 
 
-def beat(service: Service, upstream: Upstream, state: str = "ready", adapters: tuple[str, ...] = ()) -> None:
+def beat(
+    service: Service,
+    upstream: Upstream,
+    state: str = "ready",
+    adapters: tuple[str, ...] = (),
+    quarantined: Mapping[str, str] | None = None,
+) -> None:
     """One heartbeat; returns when the gateway has taken note of it."""
     base = service.settings.base_models[0]
     body = {
@@ -92,6 +98,7 @@ def beat(service: Service, upstream: Upstream, state: str = "ready", adapters: t
         "max_lora_rank": 64,
         "context_length": 1024,
         "adapters": adapters,
+        "quarantined": quarantined or {},
     }
     token = service.settings.replica_token.get_secret_value()
     url = f"{service.url}/internal/replicas/replica-{upstream.port}"

@@ -8,12 +8,13 @@ from typing import Any
 
 import httpx2
 import pytest
+from sqlalchemy import event
 
 from service.adapters.registry import Trained, publish, retire
 from service.contracts.ids import ProjectId, fine_tuned_model_name
 from service.contracts.job import JobSpec
 from service.contracts.manifest import adapter_id_of
-from service.contracts.replica import ReplicaOrders
+from service.contracts.replica import MOST_ADAPTERS, MOST_STORED, ReplicaOrders
 from service.db import DatabaseUnavailable
 from service.replicas.membership import Membership, Replica
 from service.resources import Resources
@@ -120,7 +121,50 @@ def test_a_replica_is_told_which_of_its_adapters_are_deleted(service: Service, i
     service.call(delete())
     orders = ReplicaOrders.model_validate(internal.put("/replicas/f", json=beat(service, adapters=listed)).json())
     assert orders.evict == (doomed[1],)
+    orders = ReplicaOrders.model_validate(
+        internal.put("/replicas/f", json=beat(service, adapters=[kept[1]], stored=listed)).json()
+    )
+    assert orders.evict == (doomed[1],), "also where it is one of many on its disk"
     internal.delete("/replicas/f").raise_for_status()
+
+
+def test_a_replica_names_so_many_adapters_and_no_more(
+    service: Service, internal: httpx2.Client, membership: Membership
+) -> None:
+    held = [f"{number:064x}" for number in range(MOST_ADAPTERS + 1)]
+    full = beat(service, adapters=held[:-1], stored=held[:MOST_STORED])
+    internal.put("/replicas/h", json=full).raise_for_status()
+    wait_until(lambda: ids(membership) == ["h"], seconds=3, what="the replica is known")
+    assert membership.ready("weft-tiny")[0].adapters == frozenset(held[:-1])
+    for changes in ({"adapters": held}, {"stored": held[: MOST_STORED + 1]}):
+        assert internal.put("/replicas/h", json=beat(service, **changes)).status_code == 400
+    internal.delete("/replicas/h").raise_for_status()
+
+
+def test_a_heartbeat_that_says_nothing_new_rewrites_nothing(service: Service, internal: httpx2.Client) -> None:
+    stage = Stage(service.resources, itertools.count())
+    held = [f"{number:064x}" for number in range(100)]
+    written: list[str] = []
+
+    def note(_1: object, _2: object, statement: str, *_3: object) -> None:
+        if statement.lower().startswith(("insert into replicas", "update replicas")):
+            written.append(statement)
+
+    engine = service.resources.database._control_engine.sync_engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        for adapters in (held, held[::-1], held[1:]):
+            internal.put("/replicas/i", json=beat(service, adapters=adapters)).raise_for_status()
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    first, same, changed = written
+    assert first.lower().startswith("insert")
+    assert "adapters" not in same, "in another order they are the same"
+    assert "adapters" in changed
+    assert "url" not in changed
+    seen = service.call(stage.rows("select seen_at > now() - interval '5 seconds' from replicas where id = 'i'"))
+    assert seen[0][0]
+    internal.delete("/replicas/i").raise_for_status()
 
 
 async def published(stage: Stage, project: ProjectId) -> tuple[str, str]:

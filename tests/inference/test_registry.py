@@ -1,0 +1,64 @@
+"""The names that vLLM knows, changed by several at once: what one began, another one's end does not undo."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from inference.cache import AdapterCache
+from inference.canary import Unlike
+from inference.gate import AdapterGate
+from inference.metrics import Metrics
+from inference.registry import Registry
+from inference.settings import ReplicaSettings
+from inference.source import AdapterSources
+from tests.inference.conftest import ServiceAndStorage
+from tests.inference.stand_in import until
+from tests.inference.test_canary import OTHER, SAME, with_canary
+
+
+class Answering:
+    """An engine whose canaries are answered when the test says so, with what it says."""
+
+    def __init__(self) -> None:
+        self.asked: list[asyncio.Future[Mapping[int, float]]] = []
+
+    async def load(self, adapter: str, folder: Path) -> None:
+        return
+
+    async def unload(self, adapter: str) -> None:
+        return
+
+    async def predict(self, adapter: str | None, prompt: Sequence[int]) -> Mapping[int, float]:
+        self.asked.append(asyncio.get_running_loop().create_future())
+        return await self.asked[-1]
+
+
+async def test_failed_proof_leaves_the_next_load_alone(
+    service: ServiceAndStorage, settings: ReplicaSettings, gate: AdapterGate, tmp_path: Path
+) -> None:
+    sources, metrics, engine = AdapterSources(settings), Metrics(CollectorRegistry()), Answering()
+    cache = AdapterCache(tmp_path / "cache", sources, gate, metrics, budget=1 << 20, fetch_seconds=5.0)
+    registry = Registry(engine, cache, metrics, most=4)
+    adapter = service.publish(with_canary(1))
+    folder = await cache.materialise(adapter)
+
+    first = asyncio.create_task(registry.load(adapter, folder, "first", list))
+    await until(lambda: len(engine.asked) == 1)
+    eviction = asyncio.create_task(registry.unload(adapter, lambda: False))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(registry.load(adapter, folder, "second", list))
+    await asyncio.sleep(0)
+    engine.asked[0].set_result(OTHER)
+    await until(lambda: len(engine.asked) == 2)
+    await eviction
+    with pytest.raises(Unlike):
+        async with asyncio.timeout(5):
+            await first
+    assert not registry.usable(adapter), "its own proof has not come yet"
+    engine.asked[1].set_result(SAME)
+    await second
+    assert registry.usable(adapter)
+    await sources.close()
