@@ -21,7 +21,8 @@ from service.files.content import PIECE_BYTES, Content, described, examining, re
 from service.files.forms import file_in, form_of, safe_name
 from service.files.quota import require_room
 from service.files.schemas import File, UploadFields
-from service.idempotency.attempt import Attempt, Replayed
+from service.idempotency.answers import Replayed
+from service.idempotency.attempt import Attempt
 from service.idempotency.route import Attempts
 from service.resources import Resources
 from service.tenants.auth import Tenant
