@@ -54,6 +54,15 @@ class ServiceSettings(BaseSettings):
     max_storage_bytes: int | None = Field(
         default=None, ge=0, description="Of a project's files together, where the project has no limit of its own."
     )
+    max_uploads: int = Field(default=64, ge=1, description="Files and parts that one process takes in at once.")
+    max_project_uploads: int = Field(default=16, ge=1, description="Of these, of one project.")
+    max_spool_bytes: int = Field(
+        default=8 << 30, ge=1, description="Of these together: they lie in the folder for temporary files meanwhile."
+    )
+    max_project_spool_bytes: int = Field(default=2 << 30, ge=1, description="Of these, of one project.")
+    spool_reserve_bytes: int = Field(
+        default=1 << 30, ge=0, description="Left free on the disk of temporary files, where the usage spool may be too."
+    )
     max_line_bytes: int = 1 << 20
     max_body_bytes: int = Field(
         default=512 << 10, description="Of a JSON body. Each name in it that is not known takes time to refuse."
@@ -78,7 +87,9 @@ class ServiceSettings(BaseSettings):
     hot_adapter_requests: int = Field(
         default=32, ge=1, description="Requests at once for which one replica of an adapter is enough."
     )
-    stall_seconds: float = Field(default=30.0, gt=0, description="A client that reads nothing for so long is cut off.")
+    stall_seconds: float = Field(
+        default=30.0, gt=0, description="A client that neither reads nor sends for so long is cut off."
+    )
     training_price_per_million_tokens: dict[str, float] = Field(
         default={}, description="By base model; nothing for those that are not named."
     )

@@ -35,7 +35,7 @@ async def take_part(request: Request, resources: Resources, tenant: Tenant, uplo
     """Raises Replayed where the same request was answered before; what it stored then is no part."""
     await _require_pending(resources, tenant, upload_id)
     most = resources.settings.max_part_bytes
-    async with form_of(request, "the field 'data'") as form:
+    async with form_of(request, tenant.project_id, "the field 'data'") as form:
         data, size = file_in(form, "data")
         if size > most:
             raise PayloadTooLarge(f"The part is larger than {most} bytes.", param="data")

@@ -97,8 +97,12 @@ class Cost:
         total = self._process.memory_info().rss
         for listed in Path(f"/proc/{self._process.pid}/task").glob("*/children"):
             with contextlib.suppress(OSError, psutil.NoSuchProcess):
-                total += sum(psutil.Process(int(child)).memory_info().rss for child in listed.read_text().split())
+                total += sum(self._memory_of(psutil.Process(int(child))) for child in listed.read_text().split())
         return total
+
+    def _memory_of(self, child: psutil.Process) -> int:
+        # Until it is another program, a child's memory is its parent's.
+        return child.memory_info().rss if child.cmdline() != self._process.cmdline() else 0
 
 
 @pytest.fixture(scope="module")
