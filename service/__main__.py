@@ -57,6 +57,7 @@ async def serve(settings: ServiceSettings, only_check: bool) -> None:
         host=settings.host,
         port=settings.port,
         http=connections(settings.stall_seconds),
+        ws="none",
         # The lifespan is entered below, so that a refused start is one sentence and not a trace.
         lifespan="off",
         log_config=None,

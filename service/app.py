@@ -42,6 +42,7 @@ import service.usage.routes
 import service.webhooks.deliver
 import service.webhooks.routes
 from service import health, monitoring
+from service.files.spooling import Spooling
 from service.gateway.routes import Gateway
 from service.idempotency.route import Attempts
 from service.middleware import BodyLimit, RequestFrame
@@ -99,6 +100,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app.state.resources = resources
     app.state.event_streams = Counter[str]()
     app.state.keys = keys
+    app.state.spooling = Spooling(settings)
     app.state.attempts = Attempts(settings.secret.get_secret_value())
     app.state.readiness = health.Readiness()
     app.state.gateway = Gateway(resources, keys)

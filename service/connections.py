@@ -1,12 +1,15 @@
-"""The server's side of one client connection: how much may wait to be sent on it, and for how long.
+"""The server's side of one client connection: how long a request may take to arrive, how much may wait to be sent.
 
 Applications wait for room by themselves (uvicorn's flow control); this bounds what is written when there is none, in
 this process and in the kernel, and cuts a client off that takes next to nothing of what waits for it, even where its
-answer is all written already: while it holds out, its request holds a turn at a replica.
+answer is all written already: while it holds out, its request holds a turn at a replica. A request that is not whole
+in time, or not HTTP, is answered here like everything else: with the envelope and an id. How large a body may be is
+the middleware's.
 """
 
 import asyncio
 import fcntl
+import json
 import logging
 import socket
 import struct
@@ -14,8 +17,21 @@ import termios
 from collections import deque
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from service.contracts.ids import new_request_id
+from service.contracts.replica import REQUEST_ID_HEADER
+from service.errors import ApiError, HeadersTooLarge, InvalidRequest, RequestTimeout
+
+HEAD_BYTES = 64 << 10
+"""Of a request's line and headers; also of whatever else is no body, such as the extensions of chunks and trailers."""
+HEAD_FIELDS = 100
+LEAST_BYTES_PER_SECOND = 1 << 10
+"""A body that comes more slowly, while it is waited for, only keeps a connection busy. A client that takes its answer
+more slowly, over the time to a cut and with all that time something to take, is cut off; replicas expect the same of
+gateways.
+"""
 WRITE_BUFFER_BYTES = 32 << 10
 """Over this, an application that sends has to wait."""
 UNSENT_BYTES = 64 << 10
@@ -25,10 +41,10 @@ UNWANTED_BYTES = 64 << 20
 
 A body without an end is cut off there.
 """
-LEAST_BYTES_PER_SECOND = 1 << 10
-"""A client that takes its answer more slowly, over the time to a cut and with all that time something to take, is cut
-off. Replicas expect the same of gateways.
-"""
+UNWANTED_SECONDS = 60.0
+"""And for how long."""
+LINGER_SECONDS = 2.0
+"""What comes after a refusal is dropped for so long. Closed at once, a connection may lose the answer on its way."""
 LOOKS = 4
 """How often in the time to a cut a look is taken. A timer per connection costs nothing per write."""
 
@@ -53,9 +69,13 @@ class Counted:
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn makes one for each connection. `stall_seconds` is the class's, since uvicorn makes the instances."""
+    """uvicorn makes one for each connection. The seconds are the class's, since uvicorn makes the instances.
+
+    `_overdue` is the one timer of what has to come from the client next: a head, more of a body, the end of one.
+    """
 
     stall_seconds = 30.0
+    head_seconds = 15.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         self._counted = Counted(transport)
@@ -70,22 +90,137 @@ class Connection(HttpToolsProtocol):
         self._taken: deque[int] = deque(maxlen=LOOKS + 1)
         """What the client had taken at each look since which something has waited for it all the time."""
         self._next_look = self.loop.call_later(self.stall_seconds / LOOKS, self._look)
+        self._head_bytes = self._body_bytes = 0
+        self._in_body = self._held_up = self._refused = False
+        self._overdue: asyncio.TimerHandle | None = None
+        self._wait(self.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._next_look.cancel()
+        self._in_time()
         super().connection_lost(exc)
 
-    def on_body(self, body: bytes) -> None:
-        if self.cycle.response_complete:
-            self._unwanted += len(body)
-            if self._unwanted > UNWANTED_BYTES:
-                self.transport.close()
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        if self._refused:
+            self._drop(data)
             return
+        self._head_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+            if self._head_bytes > HEAD_BYTES:
+                raise HeadersTooLarge
+        except httptools.HttpParserUpgrade as offer:
+            self._decline(data[offer.args[0] :])
+        except (httptools.HttpParserError, HeadersTooLarge) as error:
+            self._refuse(_problem(error))
+        answering = self.cycle and not self.cycle.response_complete
+        # A whole request, which most are, needs no timer: uvicorn has one for connections that are idle after it.
+        if self._overdue is None and not self._refused and (self._in_body or not answering):
+            self._wait(self.stall_seconds if self._in_body else self.head_seconds)
+
+    def on_headers_complete(self) -> None:
+        large = self._head_bytes > HEAD_BYTES and self._size_of_head() > HEAD_BYTES
+        if large or len(self.headers) > HEAD_FIELDS:
+            raise HeadersTooLarge
+        self._in_time()
+        self._head_bytes = 0
+        self._in_body = True
+        if not self._offered():
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
+        if self.cycle.response_complete:
+            self._drop(body)
+            return
+        self._body_bytes += len(body)
         super().on_body(body)
+        self._held_up = self._held_up or self.flow.read_paused
 
     def on_message_complete(self) -> None:
         self._unwanted = 0
-        super().on_message_complete()
+        self._head_bytes = 0
+        self._in_body = False
+        self._in_time()
+        if not self._offered():
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._in_body:
+            self._wait(UNWANTED_SECONDS)
+
+    def _size_of_head(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def _offered(self) -> bool:
+        """Whether the client would speak another protocol, HTTP/2 or WebSocket; the parser leaves it here then."""
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
+    def _decline(self, rest: bytes) -> None:
+        """Reads the request again as if nothing had been offered: the parser takes it to be without a body."""
+        fields = [field for field in self.headers if field[0] not in (b"upgrade", b"connection")]
+        if not self.parser.should_keep_alive():
+            fields.append((b"connection", b"close"))
+        version = self.parser.get_http_version().encode()
+        head = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        head += [b"%s: %s" % field for field in fields]
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"\r\n".join([*head, b"", rest]))
+
+    def _refuse(self, problem: ApiError) -> None:
+        cycle = self.cycle
+        if cycle and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if cycle.response_started:
+                self.transport.abort()
+                return
+        body = json.dumps(problem.body()).encode()
+        fields = [
+            *self.server_state.default_headers,
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (REQUEST_ID_HEADER.encode(), new_request_id().encode()),
+            (b"connection", b"close"),
+        ]
+        head = b"".join([STATUS_LINE[problem.status], *(b"%s: %s\r\n" % field for field in fields), b"\r\n"])
+        self._refused = True
+        self.transport.write(head + body)
+        self.transport.write_eof()
+        self._wait(LINGER_SECONDS)
+
+    def _drop(self, data: bytes) -> None:
+        self._unwanted += len(data)
+        if self._unwanted > UNWANTED_BYTES:
+            self.transport.close()
+
+    def _wait(self, seconds: float) -> None:
+        self._in_time()
+        # Held up by the application is not held up by the client.
+        self._body_bytes, self._held_up = 0, self.flow.read_paused
+        self._overdue = self.loop.call_later(seconds, self._end_overdue)
+
+    def _in_time(self) -> None:
+        if self._overdue is not None:
+            self._overdue.cancel()
+            self._overdue = None
+
+    def _end_overdue(self) -> None:
+        self._overdue = None
+        if self._refused or (self._in_body and self.cycle.response_complete):
+            self.transport.close()
+        elif self._in_body:
+            enough = self._body_bytes >= LEAST_BYTES_PER_SECOND * self.stall_seconds
+            if enough or self._held_up or self.cycle.response_started:
+                self._wait(self.stall_seconds)
+            else:
+                self._refuse(RequestTimeout("The request body did not arrive in time."))
+        elif self._head_bytes:
+            self._refuse(RequestTimeout(f"The request's headers did not arrive within {self.head_seconds:g} seconds."))
+        else:
+            self.transport.close()
 
     def _look(self) -> None:
         written = self._counted.written
@@ -105,9 +240,15 @@ class Connection(HttpToolsProtocol):
             self._next_look = self.loop.call_later(self.stall_seconds / LOOKS, self._look)
 
 
-def connections(stall_seconds: float) -> type[Connection]:
-    """The class to give to uvicorn as `http`."""
-    return type("Connection", (Connection,), {"stall_seconds": stall_seconds})
+def connections(stall_seconds: float, head_seconds: float = Connection.head_seconds) -> type[Connection]:
+    """The class to give to uvicorn as `http`. Pass `ws="none"` with it: no other protocol is spoken."""
+    return type("Connection", (Connection,), {"stall_seconds": stall_seconds, "head_seconds": head_seconds})
+
+
+def _problem(error: Exception) -> ApiError:
+    # The parser wraps what its callbacks raise.
+    cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error
+    return cause if isinstance(cause, ApiError) else InvalidRequest("This is no HTTP request that can be read.")
 
 
 def _unacknowledged(descriptor: int) -> int:

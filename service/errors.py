@@ -5,7 +5,7 @@
     ├── Unauthenticated 401        ├── ModelNotFound 404       ├── UnsupportedMedia 415
     ├── Forbidden 403              ├── MethodNotAllowed 405    ├── RateLimited 429
     ├── Conflict 409               ├── LeaseLost 409           ├── RequestTimeout 408
-    ├── Unprocessable 422          └── Unavailable 503
+    ├── Unprocessable 422          ├── HeadersTooLarge 431     └── Unavailable 503
 
 A conflict that a repeat cannot mend says `x-should-retry: false`, since OpenAI's clients retry every 409.
 Rendering lives in `service.rendering`, which also maps validation errors and unknown routes to this shape.
@@ -131,6 +131,14 @@ class PayloadTooLarge(ApiError):
     status = 413
     type = "invalid_request_error"
     code = "payload_too_large"
+
+
+class HeadersTooLarge(ApiError):
+    """The request's headers are too many or too large."""
+
+    status = 431
+    type = "invalid_request_error"
+    code = "headers_too_large"
 
 
 class UnsupportedMedia(ApiError):

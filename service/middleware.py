@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.contracts.ids import new_request_id
 from service.contracts.replica import REQUEST_ID_HEADER
 from service.errors import ApiError, PayloadTooLarge, UnsupportedMedia
+from service.files.forms import FORM_BYTES
 from service.metrics import Metrics
 from service.rendering import respond, unexpected
 
@@ -19,8 +20,6 @@ CLIENT_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 PART_PATH = re.compile(r"/v1/uploads/[^/]+/parts")
 UPLOAD_PATH = "/v1/files"
 PROMPT_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"})
-MULTIPART_SLACK = 64 << 10
-"""What a multipart body may hold beside the file itself: its headers and the other fields."""
 
 log = logging.getLogger("service.middleware")
 
@@ -89,9 +88,9 @@ class BodyLimit:
         self._app = app
         self._max_body_bytes = max_body_bytes
         self._max_prompt_bytes = max_prompt_bytes
-        self._max_upload_bytes = max_file_bytes + MULTIPART_SLACK
-        self._max_part_bytes = max_part_bytes + MULTIPART_SLACK
-        self._max_unannounced_bytes = max_unannounced_bytes + MULTIPART_SLACK
+        self._max_upload_bytes = max_file_bytes + FORM_BYTES
+        self._max_part_bytes = max_part_bytes + FORM_BYTES
+        self._max_unannounced_bytes = max_unannounced_bytes + FORM_BYTES
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -59,6 +59,15 @@ class ServiceSettings(BaseSettings):
     max_storage_bytes: int | None = Field(
         default=None, ge=0, description="Of a project's files together, where the project has no limit of its own."
     )
+    max_uploads: int = Field(default=64, ge=1, description="Files and parts that one process takes in at once.")
+    max_project_uploads: int = Field(default=16, ge=1, description="Of these, of one project.")
+    max_spool_bytes: int = Field(
+        default=8 << 30, ge=1, description="Of these together: they lie in the folder for temporary files meanwhile."
+    )
+    max_project_spool_bytes: int = Field(default=2 << 30, ge=1, description="Of these, of one project.")
+    spool_reserve_bytes: int = Field(
+        default=1 << 30, ge=0, description="Left free on the disk of temporary files, where the usage spool may be too."
+    )
     max_line_bytes: int = 1 << 20
     max_body_bytes: int = Field(
         default=512 << 10, description="Of a JSON body. Each name in it that is not known takes time to refuse."
@@ -89,7 +98,7 @@ class ServiceSettings(BaseSettings):
     )
     metrics_projects: int = Field(default=50, ge=1, description="Projects with numbers of their own in /metrics.")
     stall_seconds: float = Field(
-        default=30.0, gt=0, description="A client that takes less than 1 KiB a second for so long is cut off."
+        default=30.0, gt=0, description="A client that takes or sends less than 1 KiB a second for so long is cut off."
     )
     training_price_per_million_tokens: dict[str, float] = Field(
         default={}, description="By base model; nothing for those that are not named."

@@ -1,4 +1,6 @@
-"""Multipart forms with one file in them. What is above a megabyte lies in a temporary file, so memory does not grow."""
+"""Multipart forms with one file in them. What is above a megabyte lies in a temporary file, so memory does not grow;
+how much may lie there at once is said by `spooling`.
+"""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
@@ -8,10 +10,14 @@ from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from service.contracts.ids import ProjectId
 from service.errors import InvalidRequest, Unavailable, UnsupportedMedia
+from service.files.spooling import Spooling
 
 FILENAME_LENGTH = 255
 PIECE_BYTES = 1 << 20
+FORM_BYTES = 64 << 10
+"""What a form may hold beside the file itself: its headers and the other fields."""
 
 
 class _Parser(MultiPartParser):
@@ -24,21 +30,36 @@ class _Parser(MultiPartParser):
 
 
 @asynccontextmanager
-async def form_of(request: Request, wanted: str) -> AsyncGenerator[FormData]:
-    """The form of a request, until the end of the block; `wanted` says which fields it should have."""
+async def form_of(request: Request, project: ProjectId, wanted: str) -> AsyncGenerator[FormData]:
+    """The form of a project's request, until the end of the block; `wanted` says which fields it should have.
+
+    Raises RateLimited or Unavailable where there is no room for it.
+    """
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise UnsupportedMedia(f"Send multipart/form-data with {wanted}.")
+    spooling: Spooling = request.app.state.spooling
+    with spooling.room(project, announced(request)):
+        form = await _parsed(request)
+        try:
+            yield form
+        finally:
+            await form.close()
+
+
+def announced(request: Request) -> int | None:
+    """How long the body is, as its request says."""
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isdecimal() else None
+
+
+async def _parsed(request: Request) -> FormData:
     try:
         async with aclosing(_coalesced(request)) as body:
-            form = await _Parser(request.headers, body, max_files=1, max_fields=8, max_part_size=4096).parse()
+            return await _Parser(request.headers, body, max_files=1, max_fields=8, max_part_size=4096).parse()
     except MultiPartException as error:
         raise InvalidRequest(f"The form cannot be read: {error.message}") from error
     except OSError as error:
         raise Unavailable("The server has no room for this upload just now.", code="storage_unavailable") from error
-    try:
-        yield form
-    finally:
-        await form.close()
 
 
 async def _coalesced(request: Request) -> AsyncGenerator[bytes]:

@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 from service.files import lookup, validation
 from service.files.schemas import File, FileDeleted, FilePage, Validation
 from service.files.upload import take_upload
-from service.idempotency.attempt import Replayed
+from service.idempotency.answers import Replayed
 from service.idempotency.route import replay
 from service.listing import Cursor, Order, page
 from service.resources import CurrentResources

@@ -18,10 +18,11 @@ from service.contracts.ids import FileId
 from service.files import reports, reservation
 from service.files.checking import in_thread
 from service.files.content import PIECE_BYTES, Content, described, examining, refuse_bad, require_size
-from service.files.forms import file_in, form_of, safe_name
+from service.files.forms import FORM_BYTES, announced, file_in, form_of, safe_name
 from service.files.quota import require_room
 from service.files.schemas import File, UploadFields
-from service.idempotency.attempt import Attempt, Replayed
+from service.idempotency.answers import Replayed
+from service.idempotency.attempt import Attempt
 from service.idempotency.route import Attempts
 from service.resources import Resources
 from service.tenants.auth import Tenant
@@ -32,7 +33,8 @@ async def take_upload(request: Request, resources: Resources, tenant: Tenant) ->
 
     Raises Replayed where the same request was answered before.
     """
-    async with form_of(request, "the fields 'purpose' and 'file'") as form:
+    await _require_room_ahead(request, resources, tenant)
+    async with form_of(request, tenant.project_id, "the fields 'purpose' and 'file'") as form:
         fields = _fields(form)
         upload, size = file_in(form, "file")
         require_size(fields.purpose, size, resources.settings.max_file_bytes, "file")
@@ -45,6 +47,14 @@ async def take_upload(request: Request, resources: Resources, tenant: Tenant) ->
         await asyncio.to_thread(resources.store.put_stream, layout.file_key(tenant.project_id, file_id), upload.file)
     attempt = _attempt(request, fields, new.filename, content)
     return await _publish(resources, tenant, file_id, fields, content, attempt)
+
+
+async def _require_room_ahead(request: Request, resources: Resources, tenant: Tenant) -> None:
+    """Before the body is read; what it really holds is looked at again."""
+    least = (announced(request) or 0) - FORM_BYTES
+    if least > 0:
+        async with resources.database.tenant(tenant.project_id) as session:
+            await require_room(session, least, resources.settings.max_storage_bytes)
 
 
 def _fields(form: FormData) -> UploadFields:

@@ -35,6 +35,7 @@ from service.gateway.resolve import Callers, Pseudonyms, Resolver, Target
 from service.gateway.responses import parse_response
 from service.gateway.shadows import Shadows
 from service.gateway.warm import Warmer
+from service.idempotency.once import Once, has_key
 from service.limits.limiter import Limiter, estimate
 from service.limits.rates import Admission
 from service.replicas.membership import Membership
@@ -82,6 +83,7 @@ class Gateway:
         self.spool = Spool(settings.spool_dir, resources.database)
         self.limiter = Limiter(settings, resources.database)
         self.outcomes = Outcomes(resources.database)
+        self.once = Once(resources.database, settings.secret.get_secret_value())
         self.shadows = Shadows(
             partial(self.answer, shadow=True), self.spool, settings.max_shadow_requests, lambda: self.limits.crowded
         )
@@ -214,16 +216,23 @@ class Endpoint:
         # From before the body: that is what takes memory.
         with self._gateway.limits.counted(tenant.project_id, tenant.limits.streams) as held:
             raw = await read_body(receive, held.take)
-            request = self._read(raw)
-            target = await self._gateway.resolver.target(tenant.project_id, request.model, raw)
-            check_fits(request, self._gateway.bases.get(target.base))
-            tokens = estimate(len(raw), request.fields, request.choices * request.prompts)
-            with self._gateway.limiter.admit(tenant, tokens) as admission:
-                headers = admission.headers
-                if target.version is not None:
-                    headers = [*headers, (VERSION_HEADER, target.name.encode())]
-                async with Answer(receive, send, headers) as answer:
-                    await self._gateway.exchange(self._path, tenant, request, target, answer, admission, held)
+            if has_key(scope):
+                work = partial(self._answer, tenant, held, raw, receive)
+                await self._gateway.once.answer(scope, receive, send, tenant.project_id, raw, work)
+            else:
+                await self._answer(tenant, held, raw, receive, send)
+
+    async def _answer(self, tenant: Tenant, held: Held, raw: bytes, receive: Receive, send: Send) -> None:
+        request = self._read(raw)
+        target = await self._gateway.resolver.target(tenant.project_id, request.model, raw)
+        check_fits(request, self._gateway.bases.get(target.base))
+        tokens = estimate(len(raw), request.fields, request.choices * request.prompts)
+        with self._gateway.limiter.admit(tenant, tokens) as admission:
+            headers = admission.headers
+            if target.version is not None:
+                headers = [*headers, (VERSION_HEADER, target.name.encode())]
+            async with Answer(receive, send, headers) as answer:
+                await self._gateway.exchange(self._path, tenant, request, target, answer, admission, held)
 
 
 class Embeddings:
@@ -235,8 +244,16 @@ class Embeddings:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         tenant = await caller(self._gateway, scope, EMBEDDINGS)
         with self._gateway.limits.counted(tenant.project_id, tenant.limits.streams) as held:
-            model = parse_embedding(await read_body(receive, held.take))
-        await self._gateway.resolver.target(tenant.project_id, model)
+            raw = await read_body(receive, held.take)
+            work = partial(self._answer, tenant.project_id, raw)
+            if has_key(scope):
+                await self._gateway.once.answer(scope, receive, send, tenant.project_id, raw, work)
+            else:
+                await work(send)
+
+    async def _answer(self, project: ProjectId, raw: bytes, _send: Send) -> None:
+        model = parse_embedding(raw)
+        await self._gateway.resolver.target(project, model)
         raise not_embedding(model)
 
 

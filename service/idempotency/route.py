@@ -1,7 +1,8 @@
-"""Routes whose POSTs may be repeated: routers with `route_class=IdempotentRoute` and a transaction as a dependency.
+"""Routes whose POSTs may be repeated: routers with `route_class=IdempotentRoute` and, as a dependency, a transaction.
 
 The transaction's dependency begins the attempt, and the route records the answer before that transaction commits. A
-route that makes its own transactions, as for multipart forms, begins and records by itself with `attempt_of`.
+route whose work is outside of the database depends on a claim instead, and one that makes its own transactions, as for
+multipart forms, begins and records by itself with `Attempts.of`.
 """
 
 import asyncio
@@ -14,10 +15,15 @@ from weakref import WeakValueDictionary
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
+from starlette.requests import Request as HttpRequest
 
+from service.contracts.ids import ProjectId
+from service.db import Database
 from service.errors import InvalidRequest
-from service.idempotency.attempt import WAIT_SECONDS, Attempt, Replayed, in_flight
-from service.idempotency.attempt import Request as Described
+from service.idempotency.answers import KEYED, Replayed, in_flight
+from service.idempotency.answers import Request as Described
+from service.idempotency.attempt import WAIT_SECONDS, Attempt
+from service.idempotency.claim import Claim
 
 KEY_HEADER = "idempotency-key"
 RETRY_HEADER = "x-stainless-retry-count"
@@ -33,17 +39,7 @@ class Attempts:
         self._locks: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
 
     def of(self, request: Request, body_hash: bytes) -> Attempt:
-        count = request.headers.get(RETRY_HEADER, "")
-        described = Described(
-            caller=hashlib.sha256(request.headers.get("authorization", "").encode()).hexdigest(),
-            method=request.method,
-            path=f"{request.url.path}?{request.url.query}",
-            body_hash=body_hash,
-            key=_key(request),
-            repeats=count.isdecimal() and int(count[:9]) > 0,
-            secret=self._secret,
-        )
-        return Attempt(described)
+        return Attempt(described(request, body_hash, self._secret))
 
     @asynccontextmanager
     async def in_turn(self, attempt: Attempt) -> AsyncGenerator[None]:
@@ -51,7 +47,7 @@ class Attempts:
         if not attempt.exclusive:
             yield
             return
-        lock = self._locks.setdefault(attempt.scope, asyncio.Lock())
+        lock = self._locks.setdefault(attempt.request.scope, asyncio.Lock())
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 await lock.acquire()
@@ -76,6 +72,18 @@ def attempt_of(request: Request) -> Attempt | None:
     return getattr(request.state, "attempt", None)
 
 
+@asynccontextmanager
+async def claimed(request: Request, database: Database, project: ProjectId) -> AsyncGenerator[None]:
+    """Until the end of the block and the answer that its route gives then, a request under a key is claimed."""
+    attempt = attempt_of(request)
+    if attempt is None or attempt.request.key is None:
+        yield
+        return
+    async with Claim(database, project, attempt.request, KEYED) as claim:
+        request.state.claim = claim
+        yield
+
+
 def _once(
     handle: Callable[[Request], Coroutine[Any, Any, Response]],
 ) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -91,11 +99,20 @@ def _once(
                 response = await handle(request)
             except Replayed as answered:
                 return replay(answered)
-            if attempt.begun and response.status_code < 300 and not isinstance(response, StreamingResponse):
-                await attempt.record(response.status_code, bytes(response.body))
+            await _record(request, attempt, response)
             return response
 
     return once
+
+
+async def _record(request: Request, attempt: Attempt, response: Response) -> None:
+    if response.status_code >= 300 or isinstance(response, StreamingResponse):
+        return
+    claim: Claim | None = getattr(request.state, "claim", None)
+    if attempt.begun:
+        await attempt.record(response.status_code, bytes(response.body))
+    elif claim is not None:
+        await claim.settle(response.status_code, bytes(response.body))
 
 
 def replay(answered: Replayed) -> Response:
@@ -103,7 +120,21 @@ def replay(answered: Replayed) -> Response:
     return Response(answered.body, answered.status, headers=headers, media_type="application/json")
 
 
-def _key(request: Request) -> str | None:
+def described(request: HttpRequest, body_hash: bytes, secret: str) -> Described:
+    """Raises InvalidRequest for a key that is none."""
+    count = request.headers.get(RETRY_HEADER, "")
+    return Described(
+        caller=hashlib.sha256(request.headers.get("authorization", "").encode()).hexdigest(),
+        method=request.method,
+        path=f"{request.url.path}?{request.url.query}",
+        body_hash=body_hash,
+        key=_key(request),
+        repeats=count.isdecimal() and int(count[:9]) > 0,
+        secret=secret,
+    )
+
+
+def _key(request: HttpRequest) -> str | None:
     key = request.headers.get(KEY_HEADER)
     if key is not None and not (0 < len(key) <= KEY_LENGTH and key.isascii() and key.isprintable()):
         raise InvalidRequest(

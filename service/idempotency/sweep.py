@@ -6,7 +6,6 @@ import logging
 from sqlalchemy import delete, func
 
 from service.db import Database, DatabaseUnavailable
-from service.idempotency.attempt import KEYED
 from service.idempotency.models import AnswerRow
 
 SWEEP_SECONDS = 600.0
@@ -25,4 +24,4 @@ async def run(database: Database) -> None:
 
 async def sweep(database: Database) -> None:
     async with database.control() as session:
-        await session.execute(delete(AnswerRow).where(AnswerRow.created_at < func.now() - KEYED))
+        await session.execute(delete(AnswerRow).where(AnswerRow.expires_at < func.now()))

@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 
 from service import errors
-from service.idempotency.route import KEY_HEADER, IdempotentRoute
+from service.idempotency.route import KEY_HEADER
 from service.monitoring import require_reader
 from service.openapi import inference
 from service.tenants.auth import current_tenant, require_admin
@@ -28,8 +28,13 @@ INTERNAL: Final = "/internal/"
 DESCRIPTION: Final = """Fine-tuning and inference that an organisation runs itself, by OpenAI's contract.
 
 Every answer has an `x-request-id`. Every error has OpenAI's envelope, `{"error": {message, type, param, code}}`.
-An id of another project is answered like one that does not exist. A POST with an `Idempotency-Key` happens once in
-24 hours.
+An id of another project is answered like one that does not exist. A request's headers may be 100 and have 64 KiB
+together; more are a 431, and a request that does not arrive in time is a 408.
+
+A POST with an `Idempotency-Key` happens once in 24 hours: repeats get the first answer, with `idempotent-replayed:
+true`, or 409 `idempotency_in_flight` while there is none yet. Of a prompt it holds for 10 minutes after the answer. An
+answer that was streamed, or is longer than 1 MiB, is not given again: repeats get 409 `idempotency_answer_not_kept`.
+What failed, and a stream that its client left, may be asked again under the same key.
 """
 TAGS: Final = {
     "inference": "Answers of base models and fine-tuned models.",
@@ -95,6 +100,8 @@ def document(routes: Sequence[BaseRoute]) -> Document:
     for path, operation in inference.PATHS.items():
         made["paths"][path] = {"post": {**deepcopy(operation), "security": [{"ProjectKey": []}]}}
     for path, method, operation in operations(made):
+        if method == "post":
+            operation.setdefault("parameters", []).append(IDEMPOTENCY_KEY)
         _add_errors(path, method, operation)
         _add_example(operation)
     components = made["components"]
@@ -129,9 +136,6 @@ def _name_operations(made: Document, routes: list[APIRoute]) -> None:
             taken.add(name)
             operation["operationId"] = name
             operation["security"] = _security(route)
-            once = method == "POST" and (isinstance(route, IdempotentRoute) or route.path == "/v1/files")
-            if once:
-                operation.setdefault("parameters", []).append(IDEMPOTENCY_KEY)
 
 
 def _security(route: APIRoute) -> list[dict[str, list[str]]]:

@@ -19,7 +19,7 @@ from sqlalchemy import func, or_, select, text
 from service.contracts.ids import KeyId, OrganizationId, ProjectId
 from service.db import Database, TenantSession
 from service.errors import Unauthenticated
-from service.idempotency.route import attempt_of
+from service.idempotency.route import attempt_of, claimed
 from service.resources import CurrentResources
 from service.tenants import admin_keys, scopes
 from service.tenants.audit import acts
@@ -198,6 +198,11 @@ async def _tenant_session(
         yield session
 
 
+async def _tenant_claim(request: Request, resources: CurrentResources, tenant: "CurrentTenant") -> AsyncIterator[None]:
+    async with claimed(request, resources.database, tenant.project_id):
+        yield
+
+
 def _address(request: Request) -> str | None:
     return request.client.host if request.client else None
 
@@ -244,3 +249,5 @@ def require_replica(request: Request, resources: CurrentResources) -> None:
 CurrentTenant = Annotated[Tenant, Depends(current_tenant)]
 TenantTransaction = Annotated[TenantSession, Depends(_tenant_session, scope="function")]
 """One transaction as the caller's project; committed before the answer is sent."""
+CLAIMED = Depends(_tenant_claim, scope="function")
+"""In place of a transaction where the work is outside of the database: a request under a key is at work once."""

@@ -18,35 +18,46 @@ from service.errors import InvalidRequest, PayloadTooLarge
 from service.files.checking import in_thread
 from service.files.content import PIECE_BYTES
 from service.files.forms import file_in, form_of
+from service.idempotency.answers import Replayed
+from service.idempotency.attempt import Attempt
+from service.idempotency.route import Attempts
 from service.resources import Resources
 from service.tenants.auth import Tenant
 from service.uploads.models import PartRow, UploadRow
 from service.uploads.pending import find, require_pending
-from service.uploads.schemas import MAX_PARTS
+from service.uploads.schemas import MAX_PARTS, Part
 
 SPARE = 2
 """How often each byte of an upload may be sent, for parts that are sent again."""
 
 
-async def take_part(request: Request, resources: Resources, tenant: Tenant, upload_id: str) -> PartRow:
+async def take_part(request: Request, resources: Resources, tenant: Tenant, upload_id: str) -> Part:
+    """Raises Replayed where the same request was answered before; what it stored then is no part."""
     await _require_pending(resources, tenant, upload_id)
     most = resources.settings.max_part_bytes
-    async with form_of(request, "the field 'data'") as form:
+    async with form_of(request, tenant.project_id, "the field 'data'") as form:
         data, size = file_in(form, "data")
         if size > most:
             raise PayloadTooLarge(f"The part is larger than {most} bytes.", param="data")
         sha256 = await in_thread(lambda _: _digest(data.file))
-        row = await _reserve(resources, tenant, upload_id, size, sha256)
+        row = await _reserve(resources, tenant, upload_id, size, sha256, _attempt(request, sha256))
         key = part_key(tenant.project_id, upload_id, row.id)
         await asyncio.to_thread(resources.store.put_stream, key, data.file)
-    if not await _stored(resources, tenant, row):
+    try:
+        return await _publish(resources, tenant, row, _attempt(request, sha256))
+    except (InvalidRequest, Replayed):
         await asyncio.to_thread(resources.store.delete, [key])
-        raise InvalidRequest(f"Upload '{upload_id}' ended meanwhile; create another one.", code="upload_ended")
-    return row
+        raise
 
 
 def part_key(project: ProjectId, upload_id: str, part_id: str) -> str:
     return upload_prefix(project, UploadId(upload_id)) + part_id
+
+
+def _attempt(request: Request, sha256: str) -> Attempt:
+    """Told by what the part holds: each attempt of a client draws another boundary, so its bytes differ."""
+    attempts: Attempts = request.app.state.attempts
+    return attempts.of(request, bytes.fromhex(sha256))
 
 
 async def _require_pending(resources: Resources, tenant: Tenant, upload_id: str) -> None:
@@ -55,8 +66,12 @@ async def _require_pending(resources: Resources, tenant: Tenant, upload_id: str)
         await require_pending(session, await find(session, upload_id))
 
 
-async def _reserve(resources: Resources, tenant: Tenant, upload_id: str, size: int, sha256: str) -> PartRow:
+async def _reserve(
+    resources: Resources, tenant: Tenant, upload_id: str, size: int, sha256: str, attempt: Attempt
+) -> PartRow:
     async with resources.database.tenant(tenant.project_id) as session:
+        # One that was answered is not stored again.
+        await attempt.begin(session)
         upload = await find(session, upload_id, hold=True)
         await require_pending(session, upload)
         await _require_room(session, upload, size, resources.settings.max_part_bytes)
@@ -80,15 +95,18 @@ async def _require_room(session: TenantSession, upload: UploadRow, size: int, pa
         )
 
 
-async def _stored(resources: Resources, tenant: Tenant, row: PartRow) -> bool:
-    """Whether the part is one: the sweep may have removed it, or the upload have been cancelled, meanwhile."""
+async def _publish(resources: Resources, tenant: Tenant, row: PartRow, attempt: Attempt) -> Part:
+    """Raises InvalidRequest where it is no part: the sweep has removed it, or the upload was cancelled, meanwhile."""
     async with resources.database.tenant(tenant.project_id) as session:
+        await attempt.begin(session)
         # Held, so that the sweep either sees the part or has been here already.
         upload = await find(session, row.upload_id, hold=True)
         if upload.status == "cancelled" or upload.purged_at is not None:
-            return False
+            raise InvalidRequest(f"Upload '{upload.id}' ended meanwhile; create another one.", code="upload_ended")
         await session.execute(update(PartRow).where(PartRow.id == row.id).values(stored_at=func.now()))
-        return True
+        part = Part.of(row)
+        await attempt.record(200, part.model_dump_json().encode())
+        return part
 
 
 def _digest(file: BinaryIO) -> str:

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
-from service.idempotency.route import IdempotentRoute
+from service.idempotency.answers import Replayed
+from service.idempotency.route import IdempotentRoute, replay
 from service.resources import CurrentResources
-from service.tenants.auth import CurrentTenant, TenantTransaction
+from service.tenants.auth import CLAIMED, CurrentTenant, TenantTransaction
 from service.uploads import complete, pending
 from service.uploads.parts import take_part
 from service.uploads.schemas import CompleteUpload, CreateUpload, Part, Upload
@@ -35,13 +36,18 @@ async def create_upload(body: CreateUpload, resources: CurrentResources, session
     return Upload.of(await pending.create(session, resources.settings, body), "pending")
 
 
-@router.post("/{upload_id}/parts", openapi_extra=FORM)
-async def create_part(upload_id: str, request: Request, tenant: CurrentTenant, resources: CurrentResources) -> Part:
+@router.post("/{upload_id}/parts", openapi_extra=FORM, response_model=Part)
+async def create_part(
+    upload_id: str, request: Request, tenant: CurrentTenant, resources: CurrentResources
+) -> Part | Response:
     """Takes one part, in any order and beside others."""
-    return Part.of(await take_part(request, resources, tenant, upload_id))
+    try:
+        return await take_part(request, resources, tenant, upload_id)
+    except Replayed as answered:
+        return replay(answered)
 
 
-@router.post("/{upload_id}/complete")
+@router.post("/{upload_id}/complete", dependencies=[CLAIMED])
 async def complete_upload(
     upload_id: str, body: CompleteUpload, tenant: CurrentTenant, resources: CurrentResources
 ) -> Upload:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from service.idempotency.route import IdempotentRoute
 from service.listing import Cursor, Page, page
 from service.resources import CurrentResources, Resources
-from service.tenants.auth import CurrentTenant, TenantTransaction
+from service.tenants.auth import CLAIMED, CurrentTenant, TenantTransaction
 from service.webhooks import deliveries, endpoints, signing, trial
 from service.webhooks.guard import check_url
 from service.webhooks.models import EndpointRow
@@ -109,7 +109,7 @@ async def rotate_secret(
     return _shown_with_secret(resources, await endpoints.rotate(session, webhook_endpoint_id, keep_old))
 
 
-@router.post("/webhook_endpoints/{webhook_endpoint_id}/test")
+@router.post("/webhook_endpoints/{webhook_endpoint_id}/test", dependencies=[CLAIMED])
 async def test_endpoint(
     webhook_endpoint_id: str, body: TestEndpoint, resources: CurrentResources, tenant: CurrentTenant
 ) -> EndpointTested:

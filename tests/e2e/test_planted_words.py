@@ -85,15 +85,17 @@ def planted(stack: Stack, client: OpenAI) -> Canaries:
     return canary
 
 
+def keyed() -> dict[str, str]:
+    return {"idempotency-key": secrets.token_hex(8)}
+
+
 def user(text: str) -> Any:
     return [{"role": "user", "content": text}]
 
 
 def uploaded(client: OpenAI, lines: list[bytes], purpose: Any = "fine-tune") -> str:
     body = io.BytesIO(b"\n".join(lines))
-    return client.files.create(
-        file=("lines.jsonl", body), purpose=purpose, extra_headers={"idempotency-key": secrets.token_hex(8)}
-    ).id
+    return client.files.create(file=("lines.jsonl", body), purpose=purpose, extra_headers=keyed()).id
 
 
 def example(question: str, answer: str, **more: Any) -> bytes:
@@ -132,15 +134,20 @@ def plant_bad_files(client: OpenAI, canary: Canaries) -> None:
 
 
 def plant_prompts(client: OpenAI, canary: Canaries) -> None:
-    client.chat.completions.create(model=BASE, messages=user(canary("chat prompt")), max_tokens=4)
+    client.chat.completions.create(
+        model=BASE, messages=user(canary("chat prompt")), max_tokens=4, extra_headers=keyed()
+    )
     for _ in client.chat.completions.create(
-        model=BASE, messages=user(canary("prompt of a stream")), max_tokens=4, stream=True
+        model=BASE, messages=user(canary("prompt of a stream")), max_tokens=4, stream=True, extra_headers=keyed()
     ):
         pass
-    client.completions.create(model=BASE, prompt=canary("completion prompt"), max_tokens=4)
+    # Its answer begins with the prompt, and is kept under the key.
+    echoed = canary("completion prompt")
+    answer = client.completions.create(model=BASE, prompt=echoed, max_tokens=4, echo=True, extra_headers=keyed())
+    assert echoed in answer.choices[0].text
     client.responses.create(model=BASE, input=canary("input of a response"), max_output_tokens=4)
     for hostile in hostile_requests(canary):
-        headers = {"idempotency-key": secrets.token_hex(8)}
+        headers = keyed()
         body = {"model": BASE, "messages": user("hi"), "max_tokens": 4, **hostile}
         with pytest.raises(openai.APIStatusError) as refused:
             client.post("/chat/completions", body=body, cast_to=httpx.Response, options={"headers": headers})

@@ -52,6 +52,7 @@ def service(service_settings: ServiceSettings) -> Iterator[Service]:
         app,
         port=service_settings.port,
         http=connections(service_settings.stall_seconds),
+        ws="none",
         log_level="warning",
         timeout_graceful_shutdown=2,
     )

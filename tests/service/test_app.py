@@ -1,8 +1,10 @@
 """What every route has in common: the envelope, the request id, the limits on bodies, health."""
 
+import json
 import re
 import socket
 from collections.abc import Callable, Iterator
+from http.client import HTTPMessage, HTTPResponse
 from typing import Any
 
 import httpx2
@@ -160,11 +162,28 @@ def test_health_and_readiness(raw: httpx2.Client) -> None:
     assert response.json() == {"status": "not ready", "database": True, "store": True, "replica": False}
 
 
-def test_a_malformed_request_line_does_not_disturb_the_next_request(service: Service, raw: httpx2.Client) -> None:
-    with socket.create_connection(("127.0.0.1", service.settings.port), timeout=5) as connection:
-        connection.sendall(b"\x16\x03\x01\x02\x00\x01\r\n\r\n")
-        assert b"400" in connection.recv(4096)
+def test_what_is_no_http_has_an_envelope_too_and_does_not_disturb_the_next_request(
+    service: Service, raw: httpx2.Client
+) -> None:
+    status, headers, body = spoken(service, b"\x16\x03\x01\x02\x00\x01\r\n\r\n")
+    assert (status, json.loads(body)["error"]["code"]) == (400, "invalid_request")
+    assert headers["x-request-id"]
     assert raw.get("/healthz").status_code == 200
+
+
+def test_a_websocket_is_answered_as_the_request_that_it_begins_with(service: Service) -> None:
+    offer = b"connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: MTIzNA==\r\n"
+    status, headers, body = spoken(service, b"GET /v1/files HTTP/1.1\r\nhost: x\r\n" + offer + b"\r\n")
+    assert (status, json.loads(body)["error"]["code"]) == (401, "invalid_api_key")
+    assert headers["x-request-id"]
+
+
+def spoken(service: Service, sent: bytes) -> tuple[int, HTTPMessage, bytes]:
+    with socket.create_connection(("127.0.0.1", service.settings.port), timeout=5) as connection:
+        connection.sendall(sent)
+        response = HTTPResponse(connection)
+        response.begin()
+        return response.status, response.headers, response.read()
 
 
 def test_every_documented_route_has_the_shape_openapi_says(raw: httpx2.Client) -> None:

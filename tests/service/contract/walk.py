@@ -31,7 +31,8 @@ class Walk:
         self._tenant, self._maker, self._admin, self._other = tenant, maker, admin, other
         self._parents: dict[str, str] = {}
 
-    def ask(self, path: str, method: str, operation: dict[str, Any]) -> httpx2.Response:
+    def ask(self, path: str, method: str, operation: dict[str, Any], *keys: str) -> list[httpx2.Response]:
+        """The same request under each of these `Idempotency-Key`s."""
         name = operation["operationId"]
         self._parents = {}
         filled = re.sub(r"{(\w+)}", lambda match: self._named(match[1], name), path)
@@ -42,7 +43,8 @@ class Walk:
         if "requestBody" in operation and not options:
             options["json"] = self._body(examples()[name]["request"])
         url = client.base_url.copy_with(path=filled)
-        return client.request(method.upper(), url, **options)
+        headers = ({"idempotency-key": key} for key in keys)
+        return [client.request(method.upper(), url, headers=header, **options) for header in headers]
 
     def _named(self, parameter: str, operation: str) -> str:
         made = self._thing(parameter, operation)

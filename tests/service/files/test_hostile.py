@@ -1,11 +1,13 @@
 """What is sent to do harm is refused soon, by a real service process whose time and memory are measured."""
 
+import contextlib
 import gzip
 import http.client
 import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -65,7 +67,7 @@ class Victim:
 
 
 class Cost:
-    """CPU seconds of the process and its children, and by how many bytes it grew at most."""
+    """CPU seconds of the process and its children, and by how many bytes they grew at most, all together."""
 
     def __init__(self, process: psutil.Process) -> None:
         self._process, self._done = process, threading.Event()
@@ -73,7 +75,7 @@ class Cost:
         self.seconds, self.bytes = 0.0, 0
 
     def __enter__(self) -> "Cost":
-        self._before, self._rss = self._cpu(), self._process.memory_info().rss
+        self._before, self._rss = self._cpu(), self._memory()
         self._watcher.start()
         return self
 
@@ -88,7 +90,19 @@ class Cost:
 
     def _watch(self) -> None:
         while not self._done.wait(0.01):
-            self.bytes = max(self.bytes, self._process.memory_info().rss - self._rss)
+            self.bytes = max(self.bytes, self._memory() - self._rss)
+
+    def _memory(self) -> int:
+        """By what the kernel says of each thread's children: looking through all processes would take its time."""
+        total = self._process.memory_info().rss
+        for listed in Path(f"/proc/{self._process.pid}/task").glob("*/children"):
+            with contextlib.suppress(OSError, psutil.NoSuchProcess):
+                total += sum(self._memory_of(psutil.Process(int(child))) for child in listed.read_text().split())
+        return total
+
+    def _memory_of(self, child: psutil.Process) -> int:
+        # Until it is another program, a child's memory is its parent's.
+        return child.memory_info().rss if child.cmdline() != self._process.cmdline() else 0
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +230,28 @@ def test_a_hostile_body_is_refused_soon(victim: Victim, kind: str) -> None:
         answer = victim.post(path, body, **headers)
     assert answer[0] == status
     assert answer[1]["error"]["type"] == "invalid_request_error"
+    assert cost.seconds <= 1.0
+    assert cost.bytes <= 100 * MEGABYTE
+
+
+HEADS: dict[str, Callable[[], Iterator[bytes]]] = {
+    "one header of 40 MB": lambda: iter([b"x: ", *[b"x" * (64 << 10)] * 640]),
+    "100,000 headers": lambda: iter([b"x: y\r\n" * 1000] * 100),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_hostile_head_is_refused_soon_from_anybody(victim: Victim, kind: str) -> None:
+    with Cost(victim.process) as cost, socket.create_connection(("127.0.0.1", victim.port), timeout=60) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\n")
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for piece in HEADS[kind]():
+                connection.sendall(piece)
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        assert response.status == 431
+        assert json.loads(response.read())["error"]["code"] == "headers_too_large"
+        assert response.headers["x-request-id"]
     assert cost.seconds <= 1.0
     assert cost.bytes <= 100 * MEGABYTE
 

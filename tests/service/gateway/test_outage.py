@@ -1,14 +1,18 @@
 """The database goes away and comes back: chat goes on for whoever was known, and nothing that was used is lost."""
 
+import asyncio
 import contextlib
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
+from aiohttp import web
 
 from deploy.local.postgres import Postgres
 from service.settings import ServiceSettings
@@ -90,3 +94,31 @@ def test_chat_goes_on_through_an_outage_and_everything_is_booked_after_it(
     wait_until(lambda: service.call(gateway.spool.deliver()), what="the spool is delivered")
     assert len(ledger.of(tenant)) == before + 2 + served
     assert not list(service.settings.spool_dir.glob("*.jsonl"))
+
+
+@pytest.mark.usefixtures("announced")
+def test_a_promise_that_cannot_be_kept_is_not_given_and_an_answer_that_is_there_is_not_lost(
+    service: Service, upstream: Upstream, tenant: Tenant, proxy: Proxy
+) -> None:
+    """An `Idempotency-Key` needs the database: before the model is asked, not after."""
+    open_gate = threading.Event()
+
+    async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        await asyncio.to_thread(open_gate.wait, 20)
+        return await upstream.usual(request, body)
+
+    def ask(key: str) -> httpx2.Response:
+        headers = {"authorization": f"Bearer {tenant.key}", "idempotency-key": key}
+        return httpx2.post(f"{service.url}/v1/chat/completions", json=chat(BASE), headers=headers, timeout=20)
+
+    upstream.script = answer
+    with ThreadPoolExecutor(1) as pool:
+        under_way = pool.submit(ask, "before")
+        wait_until(lambda: len(upstream.bodies) == 1, what="the replica is asked")
+        proxy.cut()
+        try:
+            assert (ask("meanwhile").status_code, len(upstream.bodies)) == (503, 1)
+            open_gate.set()
+            assert under_way.result(20).status_code == 200
+        finally:
+            proxy.mend()

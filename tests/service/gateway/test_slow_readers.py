@@ -58,7 +58,9 @@ class Flood:
 @pytest.fixture
 def flood() -> Iterator[tuple[Flood, int]]:
     made, port = Flood(), free_port()
-    config = uvicorn.Config(made, port=port, http=connections(STALL_SECONDS), log_level="warning", lifespan="off")
+    config = uvicorn.Config(
+        made, port=port, http=connections(STALL_SECONDS), ws="none", log_level="warning", lifespan="off"
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="flood")
     thread.start()

@@ -123,6 +123,40 @@ async def test_the_async_sdk_does_the_same(service: Service, tenant: tuple[str, 
         assert chunked.file.bytes == 250
 
 
+def test_a_part_that_is_sent_again_under_its_key_is_one_part(
+    service: Service, api: openai.OpenAI, tenant: tuple[str, str]
+) -> None:
+    """However often, at once or later; so is a stock client's retry, which has no key."""
+    upload = begun(api, 8)
+
+    def send(content: bytes, **headers: str) -> httpx2.Response:
+        headers = {
+            "authorization": f"Bearer {tenant[1]}",
+            **{name.replace("_", "-"): headers[name] for name in headers},
+        }
+        url = f"{service.url}/v1/uploads/{upload.id}/parts"
+        return httpx2.post(url, files={"data": ("data", content)}, headers=headers, timeout=30)
+
+    with ThreadPoolExecutor(8) as threads:
+        crowd = list(threads.map(lambda _: send(b"abc", idempotency_key="first"), range(8)))
+    assert {answer.status_code for answer in crowd} == {200}
+    assert len({answer.content for answer in crowd}) == 1
+    prefix = f"{project_prefix(ProjectId(tenant[0]))}uploads/{upload.id}/"
+    stored = service.resources.store.keys(prefix)
+    assert stored == [prefix + crowd[0].json()["id"]]
+    later = send(b"abc", idempotency_key="first")
+    assert (later.content, later.headers["idempotent-replayed"]) == (crowd[0].content, "true")
+    other = send(b"defgh", idempotency_key="first")
+    assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+    second = send(b"defgh")
+    assert send(b"defgh", x_stainless_retry_count="1").content == second.content
+    assert send(b"defgh").content != second.content
+    ids = [crowd[0].json()["id"], second.json()["id"]]
+    file = api.uploads.complete(upload.id, part_ids=ids).file
+    assert file is not None
+    assert api.files.content(file.id).read() == b"abcdefgh"
+
+
 def test_completing_again_gives_the_same_file(api: openai.OpenAI) -> None:
     upload = begun(api, 6)
     ids = sent(api, upload.id, b"abc", b"def")
