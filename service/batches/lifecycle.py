@@ -12,7 +12,7 @@ from service.db import TenantSession
 from service.errors import Conflict, InvalidRequest, NotFound
 from service.files.lookup import find_file, whole
 from service.gateway.routes import PARSERS
-from service.limits.spend import require_budget
+from service.limits.spend import require_unreserved
 from service.listing import Cursor, rows_of
 from service.settings import ServiceSettings
 from service.tenants import scopes
@@ -37,7 +37,7 @@ async def create(session: TenantSession, settings: ServiceSettings, tenant: Tena
             param="input_file_id",
             code="invalid_file_purpose",
         )
-    await require_budget(session, settings)
+    await require_unreserved(session, settings)
     expiry = request.output_expires_after
     row = BatchRow(
         id=new_batch_id(),
