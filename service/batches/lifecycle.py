@@ -15,7 +15,7 @@ from service.gateway.routes import PARSERS
 from service.limits.spend import require_unreserved
 from service.listing import Cursor, rows_of
 from service.settings import ServiceSettings
-from service.tenants import scopes
+from service.tenants import audit, scopes
 from service.tenants.auth import Tenant
 
 WINDOW = timedelta(hours=24)
@@ -53,6 +53,7 @@ async def create(session: TenantSession, settings: ServiceSettings, tenant: Tena
     session.add(row)
     await session.flush()
     await session.refresh(row)
+    await audit.note(session, "batch.created", row.id, endpoint=row.endpoint, input_file=row.input_file_id)
     return row
 
 
@@ -81,4 +82,5 @@ async def cancel(session: TenantSession, batch_id: str) -> BatchRow:
     row.status = "cancelling"
     row.cancelling_at = await session.scalar(select(func.now()))
     await session.flush()
+    await audit.note(session, "batch.cancelled", row.id)
     return row
