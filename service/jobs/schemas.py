@@ -131,7 +131,7 @@ class CreateJob(Body):
     model: Annotated[str, Field(min_length=1, max_length=256)]
     training_file: Annotated[str, Field(min_length=1, max_length=128)]
     validation_file: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
+    suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     seed: Annotated[int, Field(strict=True, ge=0, le=2147483647)] | None = None
     metadata: Metadata | None = None
     integrations: Annotated[list[Integration], Field(max_length=5)] | None = None

@@ -82,6 +82,26 @@ def test_a_created_job_has_openais_shape_and_every_value_resolved(owner: Owner) 
     assert resolved["max_seq_length"] == 1024
 
 
+@pytest.mark.parametrize(
+    ("suffix", "named"),
+    [
+        ("My Poems, 2nd try!", "My-Poems-2nd-try"),
+        ("a:b/c", "a-b-c"),
+        ("Café_v1.2", "Cafe_v1.2"),
+        ("詩", ""),
+    ],
+)
+def test_a_suffix_may_be_any_text_of_which_the_model_is_named_after_what_fits(
+    service: Service, stage: Stage, owner: Owner, suffix: str, named: str
+) -> None:
+    _empty_queue(service, stage)
+    job = owner.create(suffix=suffix)
+    assert job.to_dict()["user_provided_suffix"] == suffix
+    model = service.call(stage.succeed(service.call(stage.claimed()))).fine_tuned_model
+    assert model.split(":")[3] == named
+    assert owner.client.models.retrieve(model).id == model
+
+
 def test_integrations_are_recorded_and_nothing_is_sent(owner: Owner) -> None:
     wandb: Any = {"project": "p", "tags": ["a", "b"]}
     job = owner.create(integrations=[{"type": "wandb", "wandb": wandb}])
@@ -203,7 +223,7 @@ def test_a_running_job_is_pausing_until_its_worker_has_saved_it(service: Service
     [
         ({"suffix": ""}, "invalid_request", "suffix"),
         ({"suffix": "a" * 65}, "invalid_request", "suffix"),
-        ({"suffix": "a:b"}, "invalid_request", "suffix"),
+        ({"suffix": "\0"}, "invalid_request", None),
         ({"seed": -1}, "invalid_request", "seed"),
         ({"seed": 2147483648}, "invalid_request", "seed"),
         ({"seed": 1.5}, "invalid_request", "seed"),
