@@ -21,8 +21,14 @@ from deploy.local.processes import Recorded, Records
 from tests.conftest import free_port
 
 START_SECONDS = 240
-OPERATOR = {"WEFT_LEASE_TTL_SECONDS": "8", "WEFT_LEASE_RENEW_SECONDS": "1", "WEFT_TRAINER_CHECKPOINT_SECONDS": "2"}
-"""What any operator may choose: short leases and many checkpoints, so that a killed part is replaced in seconds."""
+OPERATOR = {
+    "WEFT_LEASE_TTL_SECONDS": "8",
+    "WEFT_LEASE_RENEW_SECONDS": "1",
+    "WEFT_TRAINER_CHECKPOINT_SECONDS": "2",
+    "WEFT_WEBHOOKS_TO_PRIVATE_NETWORKS": "true",
+}
+"""What any operator may choose: short leases and many checkpoints, so that a killed part is replaced in seconds,
+and webhooks to receivers of the tests."""
 
 
 class Stack:
