@@ -6,7 +6,6 @@ PORT ?= 8000
 BASE ?=
 REPLICAS ?= 1
 SECONDS ?= 600
-ROUNDS ?= 200
 FLIPS ?= 1000
 CASES ?= 10000
 UV_VERSION := 0.13.9
@@ -82,13 +81,16 @@ bench-training-gpu: setup ## The same of bases of 0.6B and 8B shape, where there
 bench-training-memory: setup ## Measure what jobs and passes take in memory against the formula that admits them
 	@$(BIN)/python -m tests.benchmarks.training_memory
 
-chaos-training: setup ## Kill, evict and poison training engines for ROUNDS=$(ROUNDS) rounds; no healthy job may notice
+chaos-training: ROUNDS ?= 200
+chaos-training: setup ## Kill, evict and poison training engines for ROUNDS=200 rounds; no healthy job may notice
 	@$(BIN)/python -m tests.chaos.training --rounds $(ROUNDS)
 
-chaos-service: setup ## Kill the service at random under job creation for ROUNDS=$(ROUNDS) rounds; no job lost or doubled
+chaos-service: ROUNDS ?= 500
+chaos-service: setup ## Kill the service at random under job creation for ROUNDS=500 rounds; no job lost or doubled
 	@CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -q -s tests/chaos/test_service_kill.py
 
-chaos-usage: setup ## Kill the gateway ROUNDS=$(ROUNDS) times under traffic; the ledger equals what clients were told
+chaos-usage: ROUNDS ?= 100
+chaos-usage: setup ## Kill the gateway ROUNDS=100 times under traffic; the ledger equals what clients were told
 	@CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -q -s tests/chaos/test_usage_kill.py
 
 bench-gateway: setup ## Measure the gateway beside a naked pass-through and, where LITELLM=<its command>, LiteLLM

@@ -6,6 +6,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from inference.settings import ReplicaSettings
+from inference.tool_calls import parser_of
+from service.contracts.chat_template import chat_template
 
 GIB = 1 << 30
 _SERVER = "vllm.entrypoints.launchers.api_server.entry"
@@ -35,6 +37,9 @@ def arguments(settings: ReplicaSettings, *, cpu: bool) -> list[str]:
         *("--middleware", _ADMISSION),
         *("--enable-prefix-caching", "--disable-fastapi-docs", "--disable-uvicorn-access-log"),
     ]
+    parser = _tool_parser(settings)
+    if parser is not None:
+        options += ["--enable-auto-tool-choice", "--tool-call-parser", parser]
     if cpu:
         options += ["--kv-cache-memory-bytes", str(int(settings.kv_cache_gib * GIB))]
         if not _binds(settings):
@@ -71,6 +76,14 @@ def runs_on_cpu() -> bool:
     except PackageNotFoundError:
         return False
     return True
+
+
+def _tool_parser(settings: ReplicaSettings) -> str | None:
+    """Without one, vLLM refuses every request that offers tools and does not force a call."""
+    if settings.tool_parser != "auto":
+        return None if settings.tool_parser == "none" else settings.tool_parser
+    folder = Path(settings.base_source)
+    return parser_of(chat_template(folder)) if folder.is_dir() else None
 
 
 def _binds(settings: ReplicaSettings) -> bool:

@@ -46,6 +46,11 @@ class ReplicaSettings(BaseSettings):
     max_body_bytes: int = Field(default=8 << 20, ge=1 << 10)
     kv_cache_gib: float = Field(default=1.0, gt=0, description="Only for vLLM on CPUs.")
     threads: str = Field(default="auto", description="VLLM_CPU_OMP_THREADS_BIND; only for vLLM on CPUs.")
+    tool_parser: str = Field(
+        default="auto",
+        pattern=r"^[A-Za-z0-9_.-]+$",
+        description="vLLM's --tool-call-parser for the base; auto goes by its chat template, none takes no calls.",
+    )
     extra_args: tuple[str, ...] = ()
     heartbeat_seconds: float = 2.0
     canary_seconds: float = Field(default=3.0, gt=0, description="Between two one-token canaries on the base.")

@@ -23,6 +23,7 @@ import service.files.sweep
 import service.idempotency.sweep
 import service.jobs.pace
 import service.jobs.routes
+import service.jobs.waiting
 import service.leases.reap
 import service.leases.routes
 import service.promotions.executor
@@ -52,6 +53,7 @@ from service.resources import Resources
 from service.settings import ServiceSettings
 from service.tenants.auth import KeyCache
 from service.tenants.projects import ensure_organization
+from service.tenants.request_rate import RequestRate
 
 ROUTERS = (
     health.router,
@@ -75,6 +77,7 @@ ROUTERS = (
 BACKGROUND: dict[str, Callable[[Resources], Awaitable[None]]] = {
     "reaper": service.leases.reap.run,
     "pace": service.jobs.pace.run,
+    "jobs that wait for files": service.jobs.waiting.run,
     "file sweeper": service.files.sweep.run,
     "upload sweeper": service.uploads.sweep.run,
     "adapter sweeper": service.registry.sweep.run,
@@ -101,6 +104,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app.state.event_streams = Counter[str]()
     app.state.keys = keys
     app.state.spooling = Spooling(settings)
+    app.state.request_rate = RequestRate(settings.max_management_requests_per_minute)
     app.state.attempts = Attempts(settings.secret.get_secret_value())
     app.state.readiness = health.Readiness()
     app.state.gateway = Gateway(resources, keys)

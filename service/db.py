@@ -16,7 +16,7 @@ from sqlalchemy.orm import DeclarativeBase
 from service.contracts.ids import ProjectId
 from service.settings import ServiceSettings
 
-SCHEMA = "0014"
+SCHEMA = "0015"
 """The newest revision in `migrations/versions`; the service starts over no other."""
 
 NAMING = {

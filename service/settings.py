@@ -109,6 +109,12 @@ class ServiceSettings(BaseSettings):
     output_price_per_million_tokens: dict[str, float] = Field(default={}, description="Of completions.")
     storage_price_per_gigabyte_month: float = Field(default=0.0, ge=0, description="Of files, 10^9 bytes for 30 days.")
     currency: str = "usd"
+    max_queued_jobs: int = Field(
+        default=1000, ge=0, description="Waiting and paused jobs of a project that has no limit of its own."
+    )
+    max_management_requests_per_minute: int = Field(
+        default=6000, ge=0, description="Of such a project in one process: of everything but inference."
+    )
     max_project_event_streams: int = Field(
         default=100, ge=1, description="Streams of job events at once, of one project in one process."
     )

@@ -11,6 +11,7 @@ from typing import Any
 from deploy.local import tiny_base
 from deploy.local.folder import StackError
 from service.contracts.base_model import BaseModelInfo
+from service.contracts.chat_template import chat_template
 
 TINY = "weft-tiny"
 WEIGHTS = "*.safetensors"
@@ -40,7 +41,7 @@ def read(folder: Path, name: str) -> BaseModelInfo:
     if not weights or not config:
         raise StackError(f"{folder} holds no model: a base needs config.json and weights as safetensors")
     text: dict[str, Any] = config.get("text_config") or config
-    template = chat_template(folder)
+    template = _template(folder)
     if template is None:
         raise StackError(f"{folder} has no chat template; use an instruction-tuned base or add chat_template.jinja")
     try:
@@ -74,20 +75,6 @@ def fingerprint(files: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def chat_template(folder: Path) -> str | None:
-    """The default chat template, from the places where tokenizers keep it, the newer one first."""
-    file = folder / "chat_template.jinja"
-    if file.exists():
-        return file.read_text()
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        found = _json(folder / name).get("chat_template")
-        if isinstance(found, list):
-            found = next((entry["template"] for entry in found if entry.get("name") == "default"), None)
-        if found:
-            return found
-    return None
-
-
 def longest_token(folder: Path) -> int | None:
     """Characters of it as the tokenizer writes it, at least those of the text it is. None where there is no file."""
     tokenizer = _json(folder / "tokenizer.json")
@@ -104,6 +91,13 @@ def parameters(weights: Path) -> int:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
     return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+
+
+def _template(folder: Path) -> str | None:
+    try:
+        return chat_template(folder)
+    except ValueError as error:
+        raise StackError(f"the chat template in {folder} cannot be read: {error}") from error
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from service.db import TenantSession
 from service.errors import Conflict, InvalidRequest, NotFound
 from service.files.lookup import find_file, whole
 from service.gateway.routes import PARSERS
-from service.limits.spend import require_budget
+from service.limits.spend import require_unreserved
 from service.listing import Cursor, rows_of
 from service.settings import ServiceSettings
-from service.tenants import scopes
+from service.tenants import audit, scopes
 from service.tenants.auth import Tenant
 
 WINDOW = timedelta(hours=24)
@@ -37,7 +37,7 @@ async def create(session: TenantSession, settings: ServiceSettings, tenant: Tena
             param="input_file_id",
             code="invalid_file_purpose",
         )
-    await require_budget(session, settings)
+    await require_unreserved(session, settings)
     expiry = request.output_expires_after
     row = BatchRow(
         id=new_batch_id(),
@@ -53,6 +53,7 @@ async def create(session: TenantSession, settings: ServiceSettings, tenant: Tena
     session.add(row)
     await session.flush()
     await session.refresh(row)
+    await audit.note(session, "batch.created", row.id, endpoint=row.endpoint, input_file=row.input_file_id)
     return row
 
 
@@ -81,4 +82,5 @@ async def cancel(session: TenantSession, batch_id: str) -> BatchRow:
     row.status = "cancelling"
     row.cancelling_at = await session.scalar(select(func.now()))
     await session.flush()
+    await audit.note(session, "batch.cancelled", row.id)
     return row

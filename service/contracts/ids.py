@@ -7,6 +7,7 @@ indistinguishable from an unknown one.
 import re
 import secrets
 import string
+import unicodedata
 from typing import NewType
 
 OrganizationId = NewType("OrganizationId", str)
@@ -133,8 +134,16 @@ def is_adapter_id(value: str) -> bool:
 
 
 def fine_tuned_model_name(base: str, organization: str, suffix: str | None) -> str:
-    """A public model name in OpenAI's shape, `ft:{base}:{organization}:{suffix}:{8 random characters}`."""
-    return f"ft:{base}:{organization}:{suffix or ''}:{random_base62(8)}"
+    """A public model name in OpenAI's shape, `ft:{base}:{organization}:{suffix}:{8 random characters}`.
+
+    Of a suffix there is what a name can hold.
+    """
+    return f"ft:{base}:{organization}:{_slug(suffix or '')}:{random_base62(8)}"
+
+
+def _slug(text: str) -> str:
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-")
 
 
 def checkpoint_model_name(model: str, step: int) -> str:

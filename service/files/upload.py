@@ -25,6 +25,7 @@ from service.idempotency.answers import Replayed
 from service.idempotency.attempt import Attempt
 from service.idempotency.route import Attempts
 from service.resources import Resources
+from service.tenants import audit
 from service.tenants.auth import Tenant
 
 
@@ -89,6 +90,7 @@ async def _publish(
             await attempt.begin(session)
             lifetime = reservation.lifetime_of(fields.purpose, fields.seconds)
             file = File.of(await reservation.publish(session, file_id, lifetime))
+            await audit.note(session, "file.created", file_id, purpose=fields.purpose, bytes=content.size)
             if content.findings is not None:
                 await reports.keep(session, tenant.project_id, content.sha256, fields.purpose, content.findings)
             await attempt.record(200, file.model_dump_json().encode())

@@ -73,7 +73,7 @@ UNSUPPORTED: Final = frozenset(
 """OpenAI's own fields that nothing here can obey. Refused in other words than a typing error."""
 
 STATEFUL: Final = frozenset({"background", "context_management", "conversation", "previous_response_id", "prompt"})
-"""What in `/v1/responses` would need the service to keep responses or prompts. Null and false pass, as for `store`."""
+"""What in `/v1/responses` would need the service to keep responses or prompts. Null and false pass."""
 
 ITEMS: Final = {
     "message": frozenset({"content", "id", "phase", "role", "status", "type"}),

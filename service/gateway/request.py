@@ -89,6 +89,8 @@ def fields_of(raw: bytes, allowed: Set[str], ignored: Set[str] = IGNORED) -> Fie
     # What OpenAI's clients may say without asking for anything.
     if fields.get("modalities") == ["text"]:
         del fields["modalities"]
+    if "best_of" in fields and fields["best_of"] == fields.get("n", 1):
+        del fields["best_of"]
     if not fields.keys() <= allowed:
         raise _refused(next(name for name in fields if name not in allowed))
     return fields

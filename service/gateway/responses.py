@@ -25,7 +25,7 @@ SUMMARY_PARTS = frozenset({"summary_text", "reasoning_text"})
 
 def parse_response(raw: bytes) -> CompletionRequest:
     """Raises InvalidRequest for what is no JSON object, holds a field that may not pass, or needs what is not kept."""
-    fields = fields_of(raw, RESPONSE | STATEFUL | {"store"}, IGNORED - RESPONSE - {"store"})
+    fields = fields_of(raw, RESPONSE | STATEFUL, IGNORED - RESPONSE)
     _refuse_state(fields)
     stream, _ = stream_of(fields)
     check_template(fields.get("chat_template_kwargs"))
@@ -33,7 +33,7 @@ def parse_response(raw: bytes) -> CompletionRequest:
     _check_input(fields.get("input"))
     return CompletionRequest(
         model=model_of(fields),
-        # vLLM's default is to say that it kept the response.
+        # Whatever was asked for: vLLM's default is to keep it.
         fields={**fields, "store": False},
         stream=stream,
         include_usage=True,
@@ -46,12 +46,12 @@ def parse_response(raw: bytes) -> CompletionRequest:
 
 
 def _refuse_state(fields: Fields) -> None:
-    for name in (*sorted(STATEFUL), "store"):
+    for name in sorted(STATEFUL):
         value = fields.pop(name, False)
         if value is not False:
             raise InvalidRequest(
-                f"'{name}' is not supported: this service keeps no responses. Send the whole conversation in 'input'"
-                " and leave 'store' false.",
+                f"'{name}' is not supported: this service keeps no responses, whatever 'store' says. Send the whole "
+                "conversation in 'input'.",
                 param=name,
                 code="unsupported_parameter",
             )

@@ -17,11 +17,10 @@ FEW_EXAMPLES = 50
 
 
 def estimate(resources: Resources, planned: Plan) -> EstimateObject:
-    spec, base = planned.spec, planned.origin.base
-    model = planned.origin.model
+    spec, base = planned.spec, planned.base
     seen = planned.training.bytes * spec.hyperparameters.n_epochs // BYTES_PER_TOKEN
     return EstimateObject(
-        model=model.name if model else base.name,
+        model=planned.draft.start_model or base.name,
         tokens=max(seen, planned.expected_tokens),
         trained_tokens=planned.expected_tokens,
         steps=_steps(spec),
@@ -55,7 +54,7 @@ def _seconds(pace: PaceRow | None, tokens: int) -> Interval | None:
 
 
 def _adapter_memory(planned: Plan) -> int | None:
-    base = planned.origin.base
+    base = planned.base
     if base.parameters is None:
         return None
     # As `resolve` has it: LoRA on every linear layer has about 20/12 of a weight for each rank, weight and hidden unit.

@@ -5,7 +5,6 @@ from service.adapters.aliases import is_alias
 from service.adapters.removal import not_found
 from service.db import TenantSession
 from service.errors import InvalidRequest
-from service.jobs.datafiles import usable
 from service.jobs.graders import Grader, Loss, OnSuccess, ScoreModel
 from service.jobs.schemas import CreateJob
 from service.resources import Resources
@@ -14,7 +13,7 @@ PARAM = "on_success"
 
 
 async def check(session: TenantSession, resources: Resources, request: CreateJob) -> None:
-    """Raises InvalidRequest. The held-out file is kept until the transaction ends."""
+    """Raises InvalidRequest. Whether the held-out file can be used is for `plan` to say, as of the other files."""
     gate = request.on_success
     if gate is None:
         return
@@ -27,7 +26,7 @@ async def check(session: TenantSession, resources: Resources, request: CreateJob
     if isinstance(gate.evaluation.grader, Loss) and gate.min_score is not None:
         raise _refused("takes no 'min_score' with the grader 'loss', of which less is better", "min_score")
     await check_grader(session, resources, gate.evaluation.grader, f"{PARAM}.evaluation.grader")
-    await _check_file(session, request, gate)
+    _check_file(request, gate)
 
 
 async def check_grader(session: TenantSession, resources: Resources, grader: Grader, param: str) -> None:
@@ -40,14 +39,12 @@ async def check_grader(session: TenantSession, resources: Resources, grader: Gra
         raise problem
 
 
-async def _check_file(session: TenantSession, request: CreateJob, gate: OnSuccess) -> None:
+def _check_file(request: CreateJob, gate: OnSuccess) -> None:
     held_out = gate.evaluation.file_id
     if held_out is None and request.validation_file is None:
         raise _refused("needs examples to judge by: give 'validation_file', or the held-out file", "evaluation.file_id")
     if held_out == request.training_file:
         raise _refused("cannot judge by the training file; give examples that were held out", "evaluation.file_id")
-    if held_out is not None:
-        await usable(session, held_out, f"{PARAM}.evaluation.file_id")
 
 
 def _refused(message: str, param: str) -> InvalidRequest:

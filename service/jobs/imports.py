@@ -99,7 +99,7 @@ def _suffix(job: dict[str, Any], left_out: list[LeftOut]) -> str | None:
     try:
         CreateJob.model_validate({"model": "m", "training_file": "f", "suffix": suffix})
     except ValidationError:
-        reason = "a suffix here has 1 to 64 letters, digits, '.', '_' and '-'"
+        reason = "a suffix is a text of 1 to 64 characters"
         left_out.append(LeftOut(field="suffix", reason=reason))
         return None
     return suffix

@@ -22,6 +22,7 @@ ANNOUNCED: dict[JobStatus, EventType] = {
     "failed": "fine_tuning.job.failed",
     "cancelled": "fine_tuning.job.cancelled",
 }
+READY = Note("Files validated, moving job to queued state")
 CANCELLED = Note("Fine-tuning job cancelled")
 PAUSED = Note("Fine-tuning job paused")
 RESUMED = Note("Fine-tuning job resumed, moving job to queued state")
@@ -60,7 +61,7 @@ async def transition(
         job.want = "run"
         job.lease_owner = job.lease_until = job.leased_at = None
     if to in TERMINAL:
-        job.finished_at = func.clock_timestamp()
+        job.finished_at = func.coalesce(JobRow.finished_at, func.clock_timestamp())
         job.error = error
     await write(session, job, *notes)
     if to in ANNOUNCED:
@@ -75,11 +76,14 @@ async def fail(session: AsyncSession, job: JobRow, code: str, message: str, para
 
 
 async def cancel(session: TenantSession, job_id: str) -> JobRow:
-    """Ends a waiting job at once, and asks the trainer of a running one to stop. May be repeated."""
+    """Ends a waiting job at once, and asks the trainer of a running one to stop. May be repeated.
+
+    From then on it can end in no other way, whatever its trainer reports, so its owner is told `cancelled` at once.
+    """
     job = await _lock_own(session, job_id)
     if job.status == "running":
         if job.want != "cancel":
-            job.want = "cancel"
+            job.want, job.finished_at = "cancel", func.clock_timestamp()
             await write(session, job, Note("Fine-tuning job cancellation requested"))
     elif job.status != "cancelled":
         _refuse_ended(job, "cancelled", "job_not_cancellable")
@@ -89,12 +93,15 @@ async def cancel(session: TenantSession, job_id: str) -> JobRow:
 
 
 async def pause(session: TenantSession, job_id: str) -> JobRow:
-    """Holds a waiting job back, and asks the trainer of a running one to save and stop. May be repeated."""
+    """Holds a queued job back, and asks the trainer of a running one to save and stop. May be repeated.
+
+    One that waits for its files is paused as soon as they are there.
+    """
     job = await _lock_own(session, job_id)
     _refuse_ended(job, "paused", "job_not_pausable")
     if job.status == "queued":
         await transition(session, job, "paused", PAUSED)
-    elif job.status == "running" and job.want == "run":
+    elif job.status != "paused" and job.want == "run":
         job.want = "pause"
         await write(session, job, Note("Fine-tuning job pause requested"))
     await audit.note(session, "fine_tuning.job.paused", job.id)

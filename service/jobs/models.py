@@ -18,7 +18,9 @@ class JobRow(Base):
 
     `model_name` is reserved as soon as the job has a model of any kind, `fine_tuned_model` set when it has succeeded.
     `model` is the base; `start_model` is the fine-tuned model that the job goes on from, `start_adapter` what it was.
+    `draft` is what a job is to be that has no `spec` yet, since it waits for its files or ended before it had them.
     `adapter` is the registered adapter whose next version the finished job becomes; `on_success` is an OnSuccess.
+    `finished_at` of a running job is when its owner cancelled it.
     `pace_since` and `pace_step` are of the first report of training under the lease; `leased_seconds` add up leases.
     """
 
@@ -38,7 +40,8 @@ class JobRow(Base):
     # `metadata` is taken on declarative classes.
     job_metadata: Mapped[dict[str, str]] = mapped_column("metadata", JSONB, default=dict)
     integrations: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB)
-    spec: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    spec: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    draft: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     training_file: Mapped[str]
     validation_file: Mapped[str | None]
     priority: Mapped[int] = mapped_column(default=0)

@@ -25,6 +25,7 @@ from service.jobs.schemas import (
 from service.jobs.views import checkpoint_object, event_object, job_object
 from service.listing import Cursor, Page, page
 from service.resources import CurrentResources, Resources
+from service.tenants import scopes
 from service.tenants.auth import CurrentTenant, Tenant, TenantTransaction
 
 router = APIRouter(prefix="/v1/fine_tuning", tags=["fine-tuning"], route_class=IdempotentRoute)
@@ -55,6 +56,8 @@ async def create_job(
 
     With `dry_run` no job is made, and the answer is an estimate.
     """
+    if body.on_success is not None:
+        scopes.require_inference(tenant.scopes)
     if body.dry_run:
         return estimate(resources, await plan(session, resources, body))
     return await _shown(resources, tenant, session, await create.create(session, resources, body))

@@ -80,6 +80,10 @@ class RequestedHyperparameters(Body):
     early_stopping: Annotated[Auto[StrictBool | EarlyStopping], BeforeValidator(_check_early_stopping)] = None
     beta: Auto[Annotated[Finite, Field(gt=0, le=2)]] = None
 
+    def shown(self) -> dict[str, Any]:
+        """As it was asked for, with "auto" for what is to be chosen yet."""
+        return {name: "auto" if value is None else value for name, value in self.model_dump(mode="json").items()}
+
 
 class MethodSettings(Body):
     hyperparameters: RequestedHyperparameters = RequestedHyperparameters()
@@ -130,7 +134,7 @@ class CreateJob(Body):
     model: Annotated[str, Field(min_length=1, max_length=256)]
     training_file: Annotated[str, Field(min_length=1, max_length=128)]
     validation_file: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
+    suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     seed: Annotated[int, Field(strict=True, ge=0, le=2147483647)] | None = None
     metadata: Metadata | None = None
     integrations: Annotated[list[Integration], Field(max_length=5)] | None = None
@@ -153,29 +157,31 @@ class JobError(BaseModel):
 
 
 class BasicHyperparameters(BaseModel):
-    """OpenAI's three, resolved."""
+    """OpenAI's three, resolved; "auto" in a job that still waits for its files."""
 
-    n_epochs: int
-    batch_size: int
-    learning_rate_multiplier: float
+    n_epochs: int | Literal["auto"]
+    batch_size: int | Literal["auto"]
+    learning_rate_multiplier: float | Literal["auto"]
 
 
 class NoHyperparameters(BaseModel):
     """OpenAI shows them at the top level of supervised jobs only, but its clients' types require an object there."""
 
 
-class ResolvedSettings(BaseModel):
-    hyperparameters: Hyperparameters
+class ShownSettings(BaseModel):
+    hyperparameters: Hyperparameters | dict[str, Any] = Field(
+        description="Resolved; in a job that still waits for its files as they were asked for."
+    )
 
 
 class SupervisedMethod(BaseModel):
     type: Literal["supervised"] = "supervised"
-    supervised: ResolvedSettings
+    supervised: ShownSettings
 
 
 class DpoMethod(BaseModel):
     type: Literal["dpo"] = "dpo"
-    dpo: ResolvedSettings
+    dpo: ShownSettings
 
 
 class JobObject(Item):

@@ -25,7 +25,7 @@ from service.jobs import lifecycle
 from service.jobs.models import EventRow, JobRow
 from service.jobs.views import event_object
 from service.resources import Resources
-from service.tenants.auth import current_tenant
+from service.tenants.auth import proved_tenant
 
 BATCH = 100
 POLL_SECONDS = 5.0
@@ -132,7 +132,7 @@ async def _read(resources: Resources, begin: Place, seq: int) -> tuple[bool, lis
 async def _still_welcome(request: Request) -> bool:
     """A stream lives for hours; a revoked key ends it as it ends everything else."""
     try:
-        await current_tenant(request)
+        await proved_tenant(request)
     except Unauthenticated:
         return False
     except DatabaseUnavailable:

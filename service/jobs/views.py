@@ -1,8 +1,9 @@
 """Rows turned into what the public API shows."""
 
 from service.adapters.models import ModelRow
-from service.contracts.job import JobSpec
+from service.contracts.job import Hyperparameters, JobSpec
 from service.contracts.worker import CheckpointMetrics
+from service.jobs.draft import Draft
 from service.jobs.graders import OnSuccess
 from service.jobs.models import EventRow, JobRow
 from service.jobs.outlook import Outlook
@@ -14,14 +15,17 @@ from service.jobs.schemas import (
     JobError,
     JobObject,
     NoHyperparameters,
-    ResolvedSettings,
+    ShownSettings,
     SupervisedMethod,
 )
 from service.tenants.auth import Tenant
 
+ASKED: dict[str, str] = {"cancel": "cancelled", "pause": "pausing"}
+"""What the owner of an unfinished job is told who has asked for this: nothing that a trainer does can undo a cancel."""
+
 
 def job_object(tenant: Tenant, job: JobRow, outlook: Outlook) -> JobObject:
-    spec = JobSpec.model_validate(job.spec)
+    plan = JobSpec.model_validate(job.spec) if job.spec else Draft.model_validate(job.draft)
     finish = outlook.estimated_finish
     return JobObject(
         id=job.id,
@@ -33,17 +37,17 @@ def job_object(tenant: Tenant, job: JobRow, outlook: Outlook) -> JobObject:
         model=job.start_model or job.model,
         fine_tuned_model=job.fine_tuned_model,
         organization_id=tenant.organization_id,
-        status=job.status,
+        status=ASKED.get(job.want, job.status),
         phase=job.phase,
         error=JobError.model_validate(job.error) if job.error else None,
         training_file=job.training_file,
         validation_file=job.validation_file,
         result_files=job.result_files,
         trained_tokens=job.trained_tokens if job.status == "succeeded" else None,
-        seed=spec.seed,
-        hyperparameters=_top_level(spec),
-        method=method_of(spec),
-        hyperparameter_rules=spec.rules,
+        seed=plan.seed,
+        hyperparameters=_top_level(plan),
+        method=method_of(plan),
+        hyperparameter_rules=plan.rules if isinstance(plan, JobSpec) else {},
         integrations=job.integrations,
         metadata=job.job_metadata or None,
         user_provided_suffix=job.suffix,
@@ -52,20 +56,21 @@ def job_object(tenant: Tenant, job: JobRow, outlook: Outlook) -> JobObject:
     )
 
 
-def _top_level(spec: JobSpec) -> BasicHyperparameters | NoHyperparameters:
-    if spec.method != "supervised":
+def _top_level(plan: JobSpec | Draft) -> BasicHyperparameters | NoHyperparameters:
+    if plan.method != "supervised":
         return NoHyperparameters()
-    chosen = spec.hyperparameters
+    chosen = plan.hyperparameters
     return BasicHyperparameters(
-        n_epochs=chosen.n_epochs,
-        batch_size=chosen.batch_size,
-        learning_rate_multiplier=chosen.learning_rate_multiplier,
+        n_epochs=chosen.n_epochs or "auto",
+        batch_size=chosen.batch_size or "auto",
+        learning_rate_multiplier=chosen.learning_rate_multiplier or "auto",
     )
 
 
-def method_of(spec: JobSpec) -> SupervisedMethod | DpoMethod:
-    settings = ResolvedSettings(hyperparameters=spec.hyperparameters)
-    return DpoMethod(dpo=settings) if spec.method == "dpo" else SupervisedMethod(supervised=settings)
+def method_of(plan: JobSpec | Draft) -> SupervisedMethod | DpoMethod:
+    chosen = plan.hyperparameters
+    settings = ShownSettings(hyperparameters=chosen if isinstance(chosen, Hyperparameters) else chosen.shown())
+    return DpoMethod(dpo=settings) if plan.method == "dpo" else SupervisedMethod(supervised=settings)
 
 
 def checkpoint_object(model: ModelRow) -> CheckpointObject:

@@ -19,7 +19,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 
 from service.contracts.ids import ProjectId
 from service.db import Database, DatabaseUnavailable
-from service.errors import RateLimited
+from service.errors import ApiError, RateLimited
 from service.limits.bucket import WINDOW, Bucket, shown
 from service.limits.models import RateRow
 from service.settings import ServiceSettings
@@ -66,7 +66,10 @@ class _Project:
 
 
 class Admission:
-    """One admitted request, as a context: what never settled in it has used no tokens, as where no replica answered."""
+    """One admitted request, as a context: what never settled in it has used no tokens, as where no replica answered.
+
+    A refusal that leaves it tells the rates as an answer would.
+    """
 
     __slots__ = ("_estimated", "_limit", "_now", "_project", "_settled", "headers")
 
@@ -88,6 +91,8 @@ class Admission:
     ) -> None:
         if not self._settled:
             self.settle(0)
+        if isinstance(error, ApiError):
+            error.headers = {**{name.decode(): value.decode() for name, value in self.headers}, **error.headers}
 
     def settle(self, tokens: int) -> None:
         """Puts what was used in place of the estimate. May be repeated, as a stream goes on."""

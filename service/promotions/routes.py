@@ -9,6 +9,7 @@ from service.listing import Cursor, Order, Page, page
 from service.promotions.schemas import CreateEvaluation, Evaluation
 from service.registry import catalog, evaluations
 from service.resources import CurrentResources
+from service.tenants import scopes
 from service.tenants.auth import CurrentTenant, TenantTransaction
 
 router = APIRouter(prefix="/v1/adapters", tags=["adapters"], route_class=IdempotentRoute)
@@ -23,6 +24,7 @@ async def create_evaluation(
     session: TenantTransaction,
 ) -> Evaluation:
     """Has a version answer the examples of a file and its answers graded, whenever nobody else needs the models."""
+    scopes.require_inference(tenant.scopes)
     registered, row = await evaluations.create(
         session, resources, tenant.key_id, adapter, body.version, body.file_id, body.grader
     )

@@ -12,7 +12,7 @@ from service.jobs import gates
 from service.jobs.datafiles import usable
 from service.jobs.graders import Grader, OnSuccess, dumped
 from service.jobs.models import JobRow
-from service.limits.spend import require_budget
+from service.limits.spend import require_unreserved
 from service.listing import Cursor, rows_of
 from service.registry import catalog, versions
 from service.registry.models import EvaluationRow
@@ -53,7 +53,7 @@ async def create(
     version = await versions.find(session, registered, number)
     file = await usable(session, file_id, "file_id")
     await gates.check_grader(session, resources, grader, "grader")
-    await require_budget(session, resources.settings)
+    await require_unreserved(session, resources.settings)
     await _require_room(session)
     row = EvaluationRow(
         id=new_evaluation_id(),

@@ -25,6 +25,7 @@ from service.tenants import admin_keys, scopes
 from service.tenants.audit import acts
 from service.tenants.keys import hash_key, public_id_of
 from service.tenants.models import KeyRow, OrganizationRow, ProjectRow
+from service.tenants.request_rate import RequestRate
 from service.tenants.throttle import Throttle
 
 CACHE_LIMIT = 10_000
@@ -42,6 +43,7 @@ class ProjectLimits:
     """A project's own limits; what is None is the settings' own."""
 
     requests_per_minute: int | None = None
+    management_per_minute: int | None = None
     tokens_per_minute: int | None = None
     streams: int | None = None
     budget_cents: int | None = None
@@ -152,6 +154,7 @@ class KeyCache:
 def _tenant(key: KeyRow, project: ProjectRow, organization_name: str, expires: float | None) -> Tenant:
     limits = ProjectLimits(
         requests_per_minute=project.max_requests_per_minute,
+        management_per_minute=project.max_management_per_minute,
         tokens_per_minute=project.max_tokens_per_minute,
         streams=project.max_streams,
         budget_cents=project.monthly_budget_cents,
@@ -179,6 +182,15 @@ def bearer(authorization: str | None) -> str:
 
 
 async def current_tenant(request: Request) -> Tenant:
+    """Whose key the request has. Raises where it is none, where it may not do this, and where it asks too often."""
+    tenant = await proved_tenant(request)
+    rate: RequestRate = request.app.state.request_rate
+    rate.admit(tenant.project_id, tenant.limits.management_per_minute)
+    return tenant
+
+
+async def proved_tenant(request: Request) -> Tenant:
+    """The same, however often it is asked."""
     keys: KeyCache = request.app.state.keys
     tenant = await keys.find(bearer(request.headers.get("authorization")), _address(request))
     if tenant is None:

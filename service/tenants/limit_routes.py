@@ -21,7 +21,9 @@ ALL_MODELS = "rl-all-models"
 COLUMNS = {
     "max_requests_per_1_minute": "max_requests_per_minute",
     "max_tokens_per_1_minute": "max_tokens_per_minute",
+    "max_management_requests_per_1_minute": "max_management_per_minute",
     "max_concurrent_jobs": "max_running_jobs",
+    "max_queued_jobs": "max_queued_jobs",
     "max_concurrent_requests": "max_streams",
     "max_storage_bytes": "max_storage_bytes",
 }
@@ -37,7 +39,9 @@ class RateLimit(Item):
     model: str = "*"
     max_requests_per_1_minute: int
     max_tokens_per_1_minute: int
+    max_management_requests_per_1_minute: int = Field(description="Of everything but inference, in each process.")
     max_concurrent_jobs: int
+    max_queued_jobs: int = Field(description="Waiting and paused ones.")
     max_concurrent_requests: int
     max_storage_bytes: int | None
 
@@ -47,7 +51,11 @@ class RateLimit(Item):
             id=ALL_MODELS,
             max_requests_per_1_minute=_first(row.max_requests_per_minute, settings.max_requests_per_minute),
             max_tokens_per_1_minute=_first(row.max_tokens_per_minute, settings.max_tokens_per_minute),
+            max_management_requests_per_1_minute=_first(
+                row.max_management_per_minute, settings.max_management_requests_per_minute
+            ),
             max_concurrent_jobs=row.max_running_jobs,
+            max_queued_jobs=_first(row.max_queued_jobs, settings.max_queued_jobs),
             max_concurrent_requests=_first(row.max_streams, settings.max_project_completions),
             max_storage_bytes=_first(row.max_storage_bytes, settings.max_storage_bytes),
         )
@@ -58,7 +66,9 @@ class RateLimitChange(Body):
 
     max_requests_per_1_minute: Count | None = None
     max_tokens_per_1_minute: LargeCount | None = None
+    max_management_requests_per_1_minute: Count | None = None
     max_concurrent_jobs: Count = 4
+    max_queued_jobs: Count | None = None
     max_concurrent_requests: Count | None = None
     max_storage_bytes: LargeCount | None = None
 

@@ -36,6 +36,8 @@ class ProjectRow(Base):
     status: Mapped[str] = mapped_column(default="active")
     weight: Mapped[float] = mapped_column(default=1.0)
     max_running_jobs: Mapped[int] = mapped_column(default=4)
+    max_queued_jobs: Mapped[int | None]
+    max_management_per_minute: Mapped[int | None]
     max_requests_per_minute: Mapped[int | None]
     max_tokens_per_minute: Mapped[int | None] = mapped_column(BigInteger)
     max_streams: Mapped[int | None]

@@ -32,6 +32,11 @@ def require(scopes: frozenset[str], method: str, path: str) -> None:
         raise Forbidden(f"You have insufficient permissions for this operation. Missing scopes: {named}.")
 
 
+def require_inference(scopes: frozenset[str]) -> None:
+    """The same for what has models answer without being inference itself: else a key that may not ask them could."""
+    require(scopes, "POST", "/v1/chat/completions")
+
+
 def _enough(method: str, path: str) -> frozenset[str]:
     """The scopes of which each alone is enough."""
     place = path.removeprefix("/v1/").partition("/")[0]

@@ -19,6 +19,7 @@ from service.files.content import Content, described, refuse_bad
 from service.files.models import FileRow
 from service.files.reservation import NewFile, lifetime_of
 from service.resources import Resources
+from service.tenants import audit
 from service.tenants.auth import Tenant
 from service.uploads.assemble import Assembly, Refused, StoredPart
 from service.uploads.models import PartRow, UploadRow
@@ -149,3 +150,4 @@ async def _mark(session: TenantSession, upload: UploadRow, request: CompleteUplo
     upload.status, upload.file_id = "completed", file_id
     upload.part_ids, upload.md5 = request.part_ids, request.md5
     await session.flush()
+    await audit.note(session, "file.created", file_id, purpose=upload.purpose, bytes=upload.bytes, upload=upload.id)

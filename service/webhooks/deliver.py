@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import delete, exists, func, select, text, update
 
 from service.db import ControlSession, DatabaseUnavailable
 from service.resources import Resources
@@ -30,6 +30,8 @@ AT_ONCE_PER_ENDPOINT = 4
 """An endpoint that never answers must not keep the others waiting."""
 POLL_SECONDS = 1.0
 KEPT = timedelta(days=30)
+WAITING = timedelta(hours=72)
+"""How long an event waits for an endpoint that is disabled: about as long as it is tried at one that never answers."""
 PRUNE_SECONDS = 600.0
 GONE = 410
 
@@ -160,13 +162,24 @@ async def record(session: ControlSession, attempt: Attempt, outcome: Outcome) ->
         await session.execute(enabled.values(disabled_at=func.now()))
 
 
+async def prune(session: ControlSession) -> None:
+    """Gives up what waits too long for an endpoint that takes nothing, and forgets what ended long ago."""
+    taking = (EndpointRow.id == DeliveryRow.endpoint_id) & EndpointRow.disabled_at.is_(None)
+    useless = update(DeliveryRow).where(
+        DeliveryRow.status == "pending",
+        DeliveryRow.next_attempt_at < func.now() - WAITING,
+        ~exists().where(taking, EndpointRow.deleted_at.is_(None)),
+    )
+    await session.execute(useless.values(status="failed", error="the endpoint was disabled for too long"))
+    old = (DeliveryRow.status != "pending") & (DeliveryRow.created_at < func.now() - KEPT)
+    await session.execute(delete(DeliveryRow).where(old))
+
+
 async def _keep_pruning(resources: Resources) -> None:
-    """Forgets what ended long ago."""
     while True:
         try:
             async with resources.database.control() as session:
-                old = (DeliveryRow.status != "pending") & (DeliveryRow.created_at < func.now() - KEPT)
-                await session.execute(delete(DeliveryRow).where(old))
+                await prune(session)
         except DatabaseUnavailable as error:
             log.warning("old deliveries are removed later: %s", error)
         await asyncio.sleep(PRUNE_SECONDS)

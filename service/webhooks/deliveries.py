@@ -8,6 +8,7 @@ from service.db import TenantSession
 from service.errors import NotFound
 from service.listing import Cursor, rows_of
 from service.notifications import notify
+from service.tenants import audit
 from service.webhooks.models import DeliveryRow, EndpointRow
 
 
@@ -35,5 +36,6 @@ async def redeliver(session: TenantSession, endpoint: EndpointRow, delivery_id: 
     row.next_attempt_at = func.now()
     await session.flush()
     await session.refresh(row)
+    await audit.note(session, "webhook_delivery.redelivered", row.id, endpoint=endpoint.id, event_type=row.event_type)
     await notify(session, "webhook")
     return row

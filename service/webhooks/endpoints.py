@@ -52,7 +52,7 @@ async def list_endpoints(session: TenantSession, cursor: Cursor) -> Sequence[End
 
 
 async def change(session: TenantSession, endpoint_id: str, changes: dict[str, Any]) -> EndpointRow:
-    """`changes` holds columns, or `status`. What waited for a disabled endpoint is sent when it is enabled again."""
+    """`changes` holds columns, or `status`. What waits for a disabled one is sent if it is enabled in time."""
     row = await find(session, endpoint_id)
     status = changes.pop("status", None)
     changed = [column for column, value in changes.items() if getattr(row, column) != value]

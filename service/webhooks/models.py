@@ -12,7 +12,7 @@ from service.db import Base
 class EndpointRow(Base):
     """The signing secret follows from `secret_version` (`signing`) and is stored nowhere.
 
-    The version before signs as well until `previous_until`. An endpoint that is disabled keeps what waits for it.
+    The version before signs as well until `previous_until`. For three days what waits for a disabled one is kept.
     """
 
     __tablename__ = "webhook_endpoints"

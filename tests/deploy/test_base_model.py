@@ -1,5 +1,6 @@
 """What is read from a base model's folder, and what is said where the folder cannot be a base."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from safetensors.torch import save_file
 
 from deploy.local import base_model
 from deploy.local.folder import StackError
+from service.contracts.chat_template import chat_template
 
 TEMPLATE = "{{ messages }}"
 
@@ -74,7 +76,8 @@ def test_fingerprint_follows_weights_and_config_and_nothing_else(folder: Path) -
 def test_finds_the_chat_template_wherever_tokenizers_keep_it(folder: Path, file: str, content: str) -> None:
     (folder / "tokenizer_config.json").unlink()
     (folder / file).write_text(content)
-    assert base_model.chat_template(folder) == TEMPLATE
+    assert chat_template(folder) == TEMPLATE
+    assert base_model.describe(str(folder)).chat_template_sha256 == hashlib.sha256(TEMPLATE.encode()).hexdigest()
 
 
 def test_takes_the_text_part_of_a_multimodal_config(folder: Path) -> None:

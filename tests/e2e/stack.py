@@ -27,9 +27,10 @@ OPERATOR = {
     "WEFT_LEASE_RENEW_SECONDS": "1",
     "WEFT_TRAINER_CHECKPOINT_SECONDS": "2",
     "WEFT_IMPORT_PLACES": '["bring/{project}"]',
+    "WEFT_WEBHOOKS_TO_PRIVATE_NETWORKS": "true",
 }
-"""What any operator may choose: short leases and many checkpoints, so that a killed part is replaced in seconds, and
-for each project a folder from which it may import.
+"""What any operator may choose: short leases and many checkpoints, so that a killed part is replaced in seconds, for
+each project a folder from which it may import, and webhooks to receivers of the tests.
 """
 
 

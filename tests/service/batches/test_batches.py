@@ -77,7 +77,9 @@ async def test_the_async_sdk_creates_lists_and_cancels(
     assert (batch.status, answer["object"], answer["usage"]["output_tokens"]) == ("completed", "response", 3)
 
 
-def test_a_cancelled_batch_keeps_what_was_answered(upstream: Upstream, client: Client, tenant: Tenant) -> None:
+def test_a_cancelled_batch_keeps_what_was_answered(
+    upstream: Upstream, client: Client, tenant: Tenant, admin: httpx2.Client
+) -> None:
     sdk = client(tenant.key)
 
     async def some(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
@@ -96,6 +98,8 @@ def test_a_cancelled_batch_keeps_what_was_answered(upstream: Upstream, client: C
     assert batch.cancelled_at is not None
     assert set(rows(sdk, batch.output_file_id)) == {"r0", "r1"}
     wait_until(lambda: upstream.aborted > 0, what="the replica was told")
+    noted = admin.get("/organization/audit_logs", params={"resource_ids[]": made.id}).json()["data"]
+    assert [each["type"] for each in noted] == ["batch.cancelled", "batch.created"]
 
 
 def test_a_batch_that_is_over_cannot_be_cancelled(upstream: Upstream, client: Client, tenant: Tenant) -> None:

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 import openai
@@ -155,13 +156,27 @@ ABSENT: dict[str, tuple[str, Call]] = {
 """Why a method does not work, and a call that must be refused as OpenAI's clients expect."""
 
 NOTES = {
-    "files.wait_for_processing": "Files are checked while they are uploaded, so it returns at once.",
+    "files.wait_for_processing": "Files are checked as they are uploaded, so it returns at once; large uploads later.",
     "fine_tuning.checkpoints.permissions.create": "With an administrator's key as `api_key`, as at OpenAI.",
+    "fine_tuning.jobs.cancel": "The status is `cancelled` at once; the trainer of a running job stops within seconds.",
     "fine_tuning.jobs.create": "Weft's own settings go in `hyperparameters`; integrations are recorded, not used.",
-    "fine_tuning.jobs.pause": "The status is `paused`, as OpenAI sends it, though the package's types lack it.",
-    "chat.completions.create": "Fields that vLLM does not know are refused by name.",
+    "fine_tuning.jobs.pause": "The status is `pausing`, then `paused`, as OpenAI sends them; the package lacks both.",
+    "chat.completions.create": "Fields that vLLM does not know are refused by name; `store` is ignored.",
+    "completions.create": "`best_of` may be no more than `n`.",
     "webhooks.create": "The events of fine-tuning jobs; `webhooks.event_types.list` has them all.",
 }
+
+
+DIFFERENCES = (
+    "A file of too few examples, or of the wrong format, is refused with a 400 when the job is created, where OpenAI "
+    "creates the job and fails it with an event; so does Weft where the file is still being put together of its parts.",
+    "Nothing that was said is kept. `store` is taken and ignored by chat and by responses, and what needs a kept "
+    "response (`previous_response_id`, `conversation`, `background`, stored `prompt`s) is refused by name.",
+    "Tool calls are parsed where the base's chat template shows how it writes them. Arguments keep to the schema of a "
+    "function that is `strict`; else the model alone answers for them, also in a call that `tool_choice` forces.",
+    "Requests that are no inference have a rate of their own, told by `Retry-After` alone.",
+)
+"""What no method's line in the table says."""
 
 
 def methods() -> Iterator[str]:
@@ -200,6 +215,7 @@ def table() -> str:
     for name in methods():
         said = f"No. {ABSENT[name][0]}" if name in ABSENT else f"Works. {NOTES.get(name, '')}".strip()
         lines.append(f"| `client.{name}` | {said} |")
+    lines += ["", "## Other differences", "", *(fill(f"- {each}", 120, subsequent_indent="  ") for each in DIFFERENCES)]
     return "\n".join(lines) + "\n"
 
 

@@ -1,7 +1,5 @@
 """Each method of the stock `openai` package does here what it does at OpenAI, or is refused in OpenAI's own way."""
 
-import inspect
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import pytest
 from service.app import public_routes
 from service.openapi.document import document, operations
 from tests.service.conftest import Service
+from tests.service.contract.calling import call, call_async, refuse, refuse_async
 from tests.service.contract.compatibility import ABSENT, CALLS, World, methods, table
 from tests.service.contract.conftest import Tenant
 
@@ -18,9 +17,6 @@ PUT = {path for path, method, _ in operations(document(public_routes())) if meth
 PATHS = sorted({path for path, _, _ in operations(document(public_routes())) if path.startswith("/v1/")} - PUT)
 OPEN_ENDED = ("/{model}", "/{path}", "/v1/models")
 """Names with slashes are names there, so that there is no path below them."""
-PACKAGE_LACKS = {"fine_tuning.jobs.pause", "completions.create (stream)"}
-"""OpenAI's own answers have values that the package's types lack, so strict validation would refuse those too:
-the status `paused`, and null for the finish reason of a chunk that is not the last."""
 
 
 @pytest.fixture(scope="module")
@@ -46,49 +42,24 @@ def test_the_document_for_people_is_current() -> None:
 
 @pytest.mark.parametrize("name", CALLS)
 def test_works(options: dict[str, Any], world: tuple[Tenant, World], name: str) -> None:
-    with openai.OpenAI(**options, _strict_response_validation=name not in PACKAGE_LACKS) as client:
-        answer = CALLS[name](client, world[1])
-        if hasattr(answer, "__enter__") and name.endswith(".stream"):
-            with answer as opened:
-                assert list(opened)
-                assert opened.get_final_completion().choices[0].message.content
-        elif isinstance(answer, openai.Stream):
-            assert list(answer)
-        else:
-            _check(name, answer)
+    call(options, world[1], name)
 
 
 @pytest.mark.parametrize("name", CALLS)
 async def test_works_async(options: dict[str, Any], world: tuple[Tenant, World], name: str) -> None:
-    async with openai.AsyncOpenAI(**options, _strict_response_validation=name not in PACKAGE_LACKS) as client:
-        answer = CALLS[name](client, world[1])
-        if hasattr(answer, "__aenter__") and name.endswith(".stream"):
-            async with answer as opened:
-                assert [event async for event in opened]
-                assert (await opened.get_final_completion()).choices[0].message.content
-            return
-        answer = await answer if inspect.isawaitable(answer) else answer
-        if isinstance(answer, AsyncIterator | openai.AsyncStream):
-            assert [event async for event in answer]
-        else:
-            _check(name, answer)
+    await call_async(options, world[1], name)
 
 
 @pytest.mark.parametrize("name", ABSENT)
 def test_is_refused_with_the_packages_own_exception(
     options: dict[str, Any], world: tuple[Tenant, World], name: str
 ) -> None:
-    with openai.OpenAI(**options) as client, pytest.raises(openai.APIStatusError) as refused:
-        ABSENT[name][1](client, world[1])
-    _check_refusal(refused.value)
+    refuse(options, world[1], name)
 
 
 @pytest.mark.parametrize("name", ABSENT)
 async def test_is_refused_async(options: dict[str, Any], world: tuple[Tenant, World], name: str) -> None:
-    async with openai.AsyncOpenAI(**options) as client:
-        with pytest.raises(openai.APIStatusError) as refused:
-            await ABSENT[name][1](client, world[1])
-    _check_refusal(refused.value)
+    await refuse_async(options, world[1], name)
 
 
 @pytest.mark.parametrize("name", ["files.list", "fine_tuning.jobs.list", "models.list", "chat.completions.create"])
@@ -112,23 +83,3 @@ def test_every_route_refuses_in_the_packages_own_classes(options: dict[str, Any]
         expected = (405, "method_not_allowed") if path.endswith(OPEN_ENDED) else (404, "unknown_url")
         assert (refused.value.status_code, refused.value.code) == expected
         assert refused.value.request_id
-
-
-def _check(name: str, answer: Any) -> None:
-    if name == "webhooks.verify_signature":
-        assert answer is None
-    elif name == "files.retrieve_content":
-        assert "messages" in answer
-    elif name == "files.content":
-        assert b"messages" in answer.read()
-    else:
-        assert isinstance(answer, openai.BaseModel)
-        if name != "webhooks.unwrap":
-            assert answer._request_id
-        assert getattr(answer, "data", True), "a list holds what the world has"
-
-
-def _check_refusal(error: openai.APIStatusError) -> None:
-    assert error.status_code in (404, 405)
-    assert error.code in ("unknown_url", "method_not_allowed")
-    assert error.request_id

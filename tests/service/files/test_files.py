@@ -69,15 +69,20 @@ def test_a_file_lives_as_in_openais_api(api: openai.OpenAI) -> None:
             call(file.id)
 
 
-def test_a_deletion_is_in_the_audit_log_once(admin: httpx2.Client, api: openai.OpenAI, tenant: tuple[str, str]) -> None:
+def test_a_file_and_its_deletion_are_in_the_audit_log_once(
+    admin: httpx2.Client, api: openai.OpenAI, tenant: tuple[str, str]
+) -> None:
     file = created(api, name="secret-name.jsonl")
     api.files.delete(file.id)
     with pytest.raises(openai.NotFoundError):
         api.files.delete(file.id)
     answer = admin.get("/organization/audit_logs", params={"resource_ids[]": file.id})
-    (entry,) = answer.json()["data"]
-    assert (entry["type"], entry["project"]["id"]) == ("file.deleted", tenant[0])
-    assert entry["actor"]["type"] == "api_key"
+    entries = answer.json()["data"]
+    assert [(each["type"], each["project"]["id"], each["actor"]["type"]) for each in entries] == [
+        ("file.deleted", tenant[0], "api_key"),
+        ("file.created", tenant[0], "api_key"),
+    ]
+    assert entries[1]["file.created"]["data"] == {"purpose": "fine-tune", "bytes": len(LINES)}
     assert "secret-name" not in answer.text
 
 

@@ -133,7 +133,7 @@ def test_the_cache_salt_is_the_tenants_and_never_the_clients(
 def test_hints_of_openais_clients_are_taken_and_go_no_further(
     upstream: Upstream, http: httpx2.Client, tenant: Tenant
 ) -> None:
-    hints = {"user": "u", "store": False, "metadata": {"a": "b"}, "service_tier": "auto", "safety_identifier": "s"}
+    hints = {"user": "u", "store": True, "metadata": {"a": "b"}, "service_tier": "auto", "safety_identifier": "s"}
     extras = {
         "top_k": 5,
         "min_p": 0.1,

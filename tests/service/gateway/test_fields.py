@@ -81,6 +81,14 @@ def test_what_no_model_here_can_do_is_refused_in_other_words_than_a_typing_error
     assert "modalities" not in parsed(messages=[], modalities=["text"]).fields
 
 
+def test_the_best_of_as_many_as_are_wanted_are_all_of_them() -> None:
+    for wanted in ({"best_of": 1}, {"n": 3, "best_of": 3}):
+        assert "best_of" not in parsed(fields.COMPLETION, prompt="x", **wanted).fields
+    with pytest.raises(InvalidRequest) as caught:
+        parsed(fields.COMPLETION, prompt="x", best_of=2)
+    assert caught.value.param == "best_of"
+
+
 def parsed(allowed: frozenset[str] = fields.CHAT, **body: Any) -> Any:
     return parse(json.dumps({"model": "m", **body}).encode(), allowed)
 

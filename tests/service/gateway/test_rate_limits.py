@@ -84,8 +84,9 @@ def test_what_no_replica_answered_gives_its_tokens_back(upstream: Upstream, limi
 
     upstream.script = refuse
     for _ in range(3):
-        with pytest.raises(openai.BadRequestError):
+        with pytest.raises(openai.BadRequestError) as caught:
             api.chat.completions.create(**chat(made.model, max_tokens=900))
+        assert caught.value.response.headers["x-ratelimit-limit-tokens"] == "1000", "told with a refusal, too"
     upstream.script = None
     api.chat.completions.create(**chat(made.model, max_tokens=900))
 

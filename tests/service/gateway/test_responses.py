@@ -76,7 +76,6 @@ IMAGE = {"role": "user", "content": [{"type": "input_image", "image_url": "http:
 FILE = {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_file", "file_url": "x"}]}
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"previous_response_id": "resp_1"}, "previous_response_id", "unsupported_parameter"),
-    ({"store": True}, "store", "unsupported_parameter"),
     ({"background": True}, "background", "unsupported_parameter"),
     ({"conversation": "conv_1"}, "conversation", "unsupported_parameter"),
     ({"prompt": {"id": "pmpt_1"}}, "prompt", "unsupported_parameter"),
@@ -124,6 +123,9 @@ def test_a_conversation_with_calls_passes_as_clients_send_it_back() -> None:
     }
     request = parse_response(json.dumps(body).encode())
     assert request.fields["input"] == items
+    for asked in (True, False, None):
+        kept = parse_response(json.dumps({**body, "store": asked}).encode()).fields["store"]
+        assert kept is False, "nothing is kept, whatever was asked for"
     assert "background" not in request.fields
 
 

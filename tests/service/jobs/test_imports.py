@@ -103,7 +103,7 @@ def test_older_objects_without_a_method_and_with_auto(raw: httpx2.Client, file: 
 def test_what_cannot_be_carried_over_is_said(raw: httpx2.Client, file: str) -> None:
     changes = {
         "model": "ft:gpt-4o-mini-2024-07-18:acme::9AbCdEfG",
-        "user_provided_suffix": "with spaces",
+        "user_provided_suffix": "x" * 65,
         "hyperparameters": JOB["hyperparameters"] | {"prompt_loss_weight": 0.1},
     }
     given = imported(raw, file, changes, validation_file=None).json()

@@ -82,6 +82,26 @@ def test_a_created_job_has_openais_shape_and_every_value_resolved(owner: Owner) 
     assert resolved["max_seq_length"] == 1024
 
 
+@pytest.mark.parametrize(
+    ("suffix", "named"),
+    [
+        ("My Poems, 2nd try!", "My-Poems-2nd-try"),
+        ("a:b/c", "a-b-c"),
+        ("Café_v1.2", "Cafe_v1.2"),
+        ("詩", ""),
+    ],
+)
+def test_a_suffix_may_be_any_text_of_which_the_model_is_named_after_what_fits(
+    service: Service, stage: Stage, owner: Owner, suffix: str, named: str
+) -> None:
+    _empty_queue(service, stage)
+    job = owner.create(suffix=suffix)
+    assert job.to_dict()["user_provided_suffix"] == suffix
+    model = service.call(stage.succeed(service.call(stage.claimed()))).fine_tuned_model
+    assert model.split(":")[3] == named
+    assert owner.client.models.retrieve(model).id == model
+
+
 def test_integrations_are_recorded_and_nothing_is_sent(owner: Owner) -> None:
     wandb: Any = {"project": "p", "tags": ["a", "b"]}
     job = owner.create(integrations=[{"type": "wandb", "wandb": wandb}])
@@ -172,11 +192,29 @@ def test_a_running_job_is_cancelled_through_its_worker(service: Service, stage: 
     _empty_queue(service, stage)
     job = owner.create()
     lease = service.call(stage.claimed())
-    assert owner.jobs.cancel(job.id).status == "running"
+    told = owner.jobs.cancel(job.id)
+    assert told.status == "cancelled", "as OpenAI answers: it can end in no other way any more"
+    assert told.finished_at is not None
+    assert owner.jobs.retrieve(job.id) == told
     assert service.call(stage.report(lease)).want == "cancel"
-    with pytest.raises(openai.BadRequestError):
-        owner.jobs.pause(job.id)
-    service.call(stage.finish(lease, outcome="cancelled"))
+    for call in (owner.jobs.pause, owner.jobs.resume):
+        with pytest.raises(openai.BadRequestError):
+            call(job.id)
+    assert service.call(stage.succeed(lease)).status == "cancelled", "whatever its trainer reports"
+    ended = owner.jobs.cancel(job.id)
+    assert (ended.status, ended.finished_at, ended.fine_tuned_model) == ("cancelled", told.finished_at, None)
+
+
+def test_a_running_job_is_pausing_until_its_worker_has_saved_it(service: Service, stage: Stage, owner: Owner) -> None:
+    _empty_queue(service, stage)
+    job = owner.create()
+    lease = service.call(stage.claimed())
+    assert [owner.jobs.pause(job.id).status for _ in range(2)] == ["pausing"] * 2
+    assert owner.jobs.retrieve(job.id).status == "pausing"
+    assert owner.jobs.resume(job.id).status == "running", "a pause can be taken back in time"
+    owner.jobs.pause(job.id)
+    service.call(stage.finish(lease, outcome="paused"))
+    assert owner.jobs.retrieve(job.id).status == "paused"
     assert owner.jobs.cancel(job.id).status == "cancelled"
 
 
@@ -185,7 +223,7 @@ def test_a_running_job_is_cancelled_through_its_worker(service: Service, stage: 
     [
         ({"suffix": ""}, "invalid_request", "suffix"),
         ({"suffix": "a" * 65}, "invalid_request", "suffix"),
-        ({"suffix": "a:b"}, "invalid_request", "suffix"),
+        ({"suffix": "\0"}, "invalid_request", None),
         ({"seed": -1}, "invalid_request", "seed"),
         ({"seed": 2147483648}, "invalid_request", "seed"),
         ({"seed": 1.5}, "invalid_request", "seed"),
@@ -245,13 +283,7 @@ def test_files_that_cannot_be_used(service: Service, stage: Stage, owner: Owner,
     assert "Training file has 5 example(s), but must have at least 10 examples" in refused.value.message
     batch = service.call(stage.file(owner.project, purpose="batch"))
     broken = service.call(stage.file(owner.project, status="error", status_details="Line 3 is not JSON."))
-    unready = service.call(stage.file(owner.project, status="uploaded"))
-    refusals = (
-        (batch, "invalid_file_purpose"),
-        (broken, "invalid_training_file"),
-        (unready, "file_not_processed"),
-    )
-    for file, code in refusals:
+    for file, code in ((batch, "invalid_file_purpose"), (broken, "invalid_training_file")):
         with pytest.raises(openai.BadRequestError) as refused:
             owner.create(training_file=file)
         assert refused.value.code == code
@@ -263,6 +295,20 @@ def test_files_that_cannot_be_used(service: Service, stage: Stage, owner: Owner,
     owner.client.files.delete(deleted)
     answers = {_refusal(owner, file) for file in (deleted, stranger.file, "file-000000000000000000000000")}
     assert len(answers) == 1, "unknown, foreign and deleted files are answered alike"
+
+
+def test_so_many_jobs_may_wait_and_no_more(service: Service, stage: Stage) -> None:
+    own = Owner(service, stage)
+    limited = "update projects set max_queued_jobs = 3 where id = :project returning id"
+    service.call(stage.rows(limited, project=own.project))
+    first, *_ = (own.create().id for _ in range(3))
+    own.jobs.pause(first)
+    with pytest.raises(openai.RateLimitError) as refused:
+        own.create()
+    assert (refused.value.code, refused.value.response.headers["x-should-retry"]) == ("too_many_queued_jobs", "false")
+    assert len(own.jobs.list().data) == 3
+    own.jobs.cancel(first)
+    own.create()
 
 
 def test_a_foreign_job_is_answered_exactly_like_an_unknown_one(raw: httpx2.Client, stranger: Owner) -> None:

@@ -72,6 +72,37 @@ def test_a_key_opens_what_its_scopes_say(
     assert refused == set(ROUTES) - allowed
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "scope"),
+    [
+        (
+            "/adapters/bot/evaluations",
+            {"version": 1, "file_id": "file-x", "grader": {"type": "exact_match"}},
+            "api.model.write",
+        ),
+        (
+            "/fine_tuning/jobs",
+            {"model": "weft-tiny", "training_file": "file-x", "adapter": "bot", "on_success": {"alias": "default"}},
+            "api.fine_tuning.write",
+        ),
+        (
+            "/batches",
+            {"input_file_id": "file-x", "endpoint": "/v1/chat/completions", "completion_window": "24h"},
+            "api.batch.write",
+        ),
+    ],
+)
+def test_what_has_models_answer_needs_the_right_to_ask_them(
+    service: Service, keys: Callable[..., dict], path: str, body: dict, scope: str
+) -> None:
+    def asked(*scopes: str) -> int:
+        headers = {"authorization": f"Bearer {keys(scopes=list(scopes))['value']}"}
+        return httpx2.post(f"{service.url}/v1{path}", headers=headers, json=body).status_code
+
+    assert asked(scope) == 403
+    assert asked(scope, "api.model.request") in {400, 404}, "nothing of that name is there"
+
+
 def test_a_missing_scope_is_named(service: Service, keys: Callable[..., dict]) -> None:
     api = service.client(keys(scopes=["api.model.request"])["value"])
     with pytest.raises(openai.PermissionDeniedError, match=r"api\.all\.read or api\.files\.read") as caught:

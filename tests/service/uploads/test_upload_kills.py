@@ -1,4 +1,7 @@
-"""A service that is killed at any point of an upload leaves the whole file or none, and nothing that is not swept."""
+"""A service that is killed at any point of an upload leaves the whole file or none, and nothing that is not swept.
+
+A job that was created over a file still being put together begins all the same.
+"""
 
 import asyncio
 import contextlib
@@ -21,6 +24,7 @@ from service.files import sweep as files
 from service.resources import Resources
 from service.settings import ServiceSettings
 from service.uploads import sweep as uploads
+from tests.conftest import wait_until
 from tests.service.test_app_process import serving, variables
 
 KILLS = 2
@@ -110,10 +114,12 @@ def test_killed_anywhere(killable: Killable, object_store: ObjectStore) -> None:
     seeded = random.Random(5)
     sent: dict[str, list[str]] = {}
     acknowledged: set[str] = set()
+    jobs: set[str] = set()
     for _ in range(KILLS):
         with killable.running(seeded.uniform(0.1, 2.5)), contextlib.suppress(openai.APIError):
             while True:
-                acknowledged.add(upload(killable.api, sent.__setitem__))
+                acknowledged.add(file := upload(killable.api, sent.__setitem__))
+                jobs.add(killable.api.fine_tuning.jobs.create(model="weft-tiny", training_file=file).id)
     killable.take_over()
     with killable.running():
         # Whoever saw the answer dropped asks again, and finds one file for each upload.
@@ -126,6 +132,8 @@ def test_killed_anywhere(killable: Killable, object_store: ObjectStore) -> None:
             ready = killable.api.files.wait_for_processing(file, poll_interval=0.2, max_wait_seconds=120)
             assert ready.status == "processed"
             assert hashlib.sha256(killable.api.files.content(file).read()).hexdigest() == DIGEST
+        # Also those whose files were put together by another process than the one that took the job.
+        wait_until(lambda: all(killable.api.fine_tuning.jobs.retrieve(job).status == "queued" for job in jobs))
     killable.hours_later()
     left = {file_key(killable.project, FileId(file)) for file in listed}
     assert set(object_store.keys(project_prefix(killable.project))) == left

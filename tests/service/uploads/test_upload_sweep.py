@@ -108,7 +108,7 @@ def test_a_part_whose_process_died_is_none_and_goes_with_the_others(
 
     upload, ids = begun(api, b"abc")
     with monkeypatch.context() as patch:
-        patch.setattr(parts, "_stored", killed)
+        patch.setattr(parts, "_publish", killed)
         with pytest.raises(openai.InternalServerError):
             api.uploads.parts.create(upload, data=b"def")
     assert len(stored(service, tenant)) == 2
@@ -132,15 +132,15 @@ def test_a_part_that_comes_when_all_is_over_leaves_nothing(
     service: Service, api: openai.OpenAI, tenant: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upload, _ = begun(api, b"abc")
-    remember = parts._stored
+    publish = parts._publish
 
-    async def late(resources: Any, tenant: Any, row: Any) -> bool:
+    async def late(resources: Any, tenant: Any, row: Any, attempt: Any) -> Any:
         async with resources.database.control() as session:
             await session.execute(text("update uploads set status = 'cancelled' where id = :id"), {"id": upload})
-        return await remember(resources, tenant, row)
+        return await publish(resources, tenant, row, attempt)
 
     with monkeypatch.context() as patch:
-        patch.setattr(parts, "_stored", late)
+        patch.setattr(parts, "_publish", late)
         with pytest.raises(openai.BadRequestError) as caught:
             api.uploads.parts.create(upload, data=b"def")
     assert caught.value.code == "upload_ended"

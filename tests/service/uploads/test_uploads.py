@@ -157,13 +157,15 @@ def test_a_part_that_is_sent_again_under_its_key_is_one_part(
     assert api.files.content(file.id).read() == b"abcdefgh"
 
 
-def test_completing_again_gives_the_same_file(api: openai.OpenAI) -> None:
+def test_completing_again_gives_the_same_file(api: openai.OpenAI, admin: httpx2.Client) -> None:
     upload = begun(api, 6)
     ids = sent(api, upload.id, b"abc", b"def")
     with ThreadPoolExecutor(4) as threads:
         answers = list(threads.map(lambda _: api.uploads.complete(upload.id, part_ids=ids), range(4)))
     files = {answer.file.id for answer in answers if answer.file}
     assert len(files) == 1
+    noted = admin.get("/organization/audit_logs", params={"resource_ids[]": list(files)}).json()["data"]
+    assert [each["type"] for each in noted] == ["file.created"]
     assert api.uploads.complete(upload.id, part_ids=ids).file == answers[0].file
     assert [file.id for file in api.files.list() if file.bytes == 6] == list(files)
     assert refused(lambda: api.uploads.complete(upload.id, part_ids=ids[::-1]))[0] == "upload_completed"

@@ -177,6 +177,36 @@ def test_the_last_attempt_fails_for_good(service: Service, stage: Stage, owner: 
     assert len(receiver.heard) == 10
 
 
+def test_what_waits_for_a_disabled_endpoint_is_given_up_after_three_days(
+    service: Service, stage: Stage, owner: Owner, receiver: Receiver
+) -> None:
+    made = owner.client.webhooks.create(name="ci", url=receiver.url, event_types=EVERY)
+    place = f"/webhook_endpoints/{made.id}"
+    owner.client.post(place, body={"status": "disabled"}, cast_to=dict[str, Any])
+    job = service.call(stage.job(owner.project))
+    owner.client.fine_tuning.jobs.cancel(job)
+
+    def pruned_after(hours: float) -> dict[str, Any]:
+        async def run() -> None:
+            async with service.resources.database.control() as session:
+                await deliver.prune(session)
+
+        earlier = "update webhook_deliveries set next_attempt_at = now() - make_interval(secs => :s) returning id"
+        service.call(stage.rows(earlier, s=hours * 3600))
+        service.call(run())
+        return deliveries(owner, made.id)[0]
+
+    assert pruned_after(71.9)["status"] == "pending"
+    given_up = pruned_after(72.1)
+    assert (given_up["status"], given_up["error"]) == ("failed", "the endpoint was disabled for too long")
+
+    owner.client.post(place, body={"status": "enabled"}, cast_to=dict[str, Any])
+    owner.client.post(f"{place}/deliveries/{given_up['id']}/redeliver", cast_to=dict[str, Any])
+    wait_until(lambda: types(receiver) == ["fine_tuning.job.cancelled"], what="it can be sent all the same")
+    noted = "select subject from audit_logs where type = 'webhook_delivery.redelivered' and project_id = :p"
+    assert service.call(stage.rows(noted, p=owner.project)) == [(given_up["id"],)]
+
+
 def test_an_endpoint_that_never_answers_keeps_nobody_waiting(
     service: Service, stage: Stage, make_owner: Callable[[], Owner], receiver: Receiver
 ) -> None:
