@@ -9,9 +9,9 @@ import socket
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-WRITE_BUFFER_BYTES = 32 << 10
-"""Over this, an answer that is sent has to wait."""
-SEND_BUFFER_BYTES = 64 << 10
+WRITE_BUFFER_BYTES = 16 << 10
+"""Over this, an answer that is sent has to wait. With what a gateway holds it stays under 256 KiB for each reader."""
+SEND_BUFFER_BYTES = 16 << 10
 """The kernel's buffer, which it doubles and which would grow to megabytes."""
 
 

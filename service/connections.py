@@ -13,9 +13,9 @@ import termios
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-WRITE_BUFFER_BYTES = 32 << 10
+WRITE_BUFFER_BYTES = 16 << 10
 """Over this, an application that sends has to wait."""
-UNSENT_BYTES = 64 << 10
+UNSENT_BYTES = 32 << 10
 """The same for the kernel's buffer, which would grow to megabytes. What the client's side can take is not in it."""
 UNWANTED_BYTES = 64 << 20
 """How much of a body is taken that is answered already: enough for a client that reads no answer before all is sent.

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.stack
 RIGHT_SECONDS = FREE_SECONDS = GONE_SECONDS = 1.0
 FILES_SECONDS = 10.0
 """A replica hears of a deletion with its next heartbeat, and deletes once the last answer is over."""
-LONG = 400
+LONG = 200
 """Tokens of an answer that goes on for seconds."""
 
 

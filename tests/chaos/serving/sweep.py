@@ -11,7 +11,7 @@ import aiohttp
 from tests.benchmarks.serving.shop import Ware
 from tests.chaos.serving.traffic import Market, Traffic
 
-AT_ONCE = 16
+AT_ONCE = 4
 AGAIN_SECONDS = 0.05
 GIVE_UP_SECONDS = 60.0
 
