@@ -16,9 +16,9 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-WRITE_BUFFER_BYTES = 32 << 10
-"""Over this, an answer that is sent has to wait."""
-SEND_BUFFER_BYTES = 64 << 10
+WRITE_BUFFER_BYTES = 16 << 10
+"""Over this, an answer that is sent has to wait. With what a gateway holds it stays under 256 KiB for each reader."""
+SEND_BUFFER_BYTES = 16 << 10
 """The kernel's buffer, which it doubles and which would grow to megabytes."""
 MIN_RATE = 1 << 10
 """Bytes a second. Gateways expect the same of their clients."""

@@ -43,6 +43,10 @@ class AdapterError(Exception):
         return envelope(self.status, self.message, code=self.problem, param="model")
 
 
+def unavailable(reason: str) -> AdapterError:
+    return AdapterError("adapter_storage_unavailable", f"The adapter cannot be fetched just now: {reason}.")
+
+
 def envelope(status: int, message: str, *, code: str, param: str | None = None) -> dict[str, Any]:
     """OpenAI's error body; its `type` follows from the status."""
     kind = "server_error" if status >= 500 else "invalid_request_error"

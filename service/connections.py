@@ -32,9 +32,9 @@ LEAST_BYTES_PER_SECOND = 1 << 10
 more slowly, over the time to a cut and with all that time something to take, is cut off; replicas expect the same of
 gateways.
 """
-WRITE_BUFFER_BYTES = 32 << 10
+WRITE_BUFFER_BYTES = 16 << 10
 """Over this, an application that sends has to wait."""
-UNSENT_BYTES = 64 << 10
+UNSENT_BYTES = 32 << 10
 """The same for the kernel's buffer, which would grow to megabytes. What the client's side can take is not in it."""
 UNWANTED_BYTES = 64 << 20
 """How much of a body is taken that is answered already: enough for a client that reads no answer before all is sent.

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 FILE = "chat_template.jinja"
 OLDER = ("chat_template.json", "tokenizer_config.json")
@@ -18,7 +18,7 @@ def chat_template(folder: Path) -> str | None:
         told: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         found: Any = told.get("chat_template")
         if isinstance(found, list):
-            named: list[dict[str, str]] = found
+            named = cast(list[dict[str, str]], found)
             found = next((each["template"] for each in named if each.get("name") == "default"), None)
         if found:
             return found

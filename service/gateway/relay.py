@@ -30,9 +30,9 @@ KEEPALIVE_SECONDS = 4.0
 """Less than the 5 s after which vLLM closes an idle connection, or requests would go out on dying ones."""
 AGAIN_SECONDS = 0.2
 ANSWER_LIMIT = 64 << 20
-READ_BUFFER_BYTES = 32 << 10
+READ_BUFFER_BYTES = 16 << 10
 """aiohttp stops reading at twice this; for a client that does not keep up, no more than that is held."""
-RECEIVE_BUFFER_BYTES = 32 << 10
+RECEIVE_BUFFER_BYTES = 16 << 10
 """The kernel's buffer for what a replica sends, which it doubles and which would grow to megabytes otherwise."""
 EVENT_STREAM = "text/event-stream"
 

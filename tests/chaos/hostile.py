@@ -1,7 +1,8 @@
 """Every hostile adapter against a real replica: `make chaos-hostile`. The last line is JSON. Fails where one does harm.
 
-Each adapter of tests/inference/hostile.py, and each whose canary is another's, is asked for like any other model. It
-must be refused with a reason, and after each one a hundred greedy answers of other tenants must be what they were.
+One tenant asks for each adapter of tests/inference/hostile.py, and for each whose canary is another's, like for any
+other model. It must be refused with a reason, and after each one a hundred greedy answers of another tenant, of the
+base and of two adapters, must be what they were.
 """
 
 import argparse
@@ -23,6 +24,8 @@ from tests.inference.neighbours import Neighbours, refusal
 from tests.inference.running import running_replica
 from tests.inference.unlike import unlike
 
+LEAST = 30
+"""Kinds of hostile adapters; fewer prove too little."""
 UNLIKE = "predicts other tokens than where it was trained"
 
 
@@ -62,7 +65,7 @@ def main() -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="weft-hostile-") as root:
         found = asyncio.run(attacked(Path(root), options.answers))
-    met = found["refused"] == found["hostile"] and not found["changed"] and not found["engine_deaths"]
+    met = LEAST <= found["refused"] == found["hostile"] and not found["changed"] and not found["engine_deaths"]
     print(json.dumps({"met": met, "seconds": round(time.monotonic() - began, 1), **found}))
     return 0 if met else 1
 

@@ -1,15 +1,19 @@
-"""Other tenants of a replica that is attacked: their greedy answers, all at once and always in the same company."""
+"""A tenant of a replica that another one attacks: its greedy answers, all at once and always in the same company."""
 
 import asyncio
 from collections.abc import Sequence
 from random import Random
 from string import ascii_lowercase
+from typing import Any
 
+from service.contracts.replica import TENANT_HEADER
 from tests.inference.adapters import lora
 from tests.inference.running import Replica, chat
 
 ANSWER_TOKENS = 6
 VERDICT_SECONDS = 120.0
+NEIGHBOUR, ATTACKER = "neighbour", "attacker"
+"""Two tenants as the gateway tells them apart: by a pseudonym in a header, and a salt of that in the body."""
 
 
 class Neighbours:
@@ -28,7 +32,7 @@ class Neighbours:
 
     async def _answer(self, model: str, prompt: str) -> str:
         asked = {"model": model, "prompt": prompt, "max_tokens": ANSWER_TOKENS, "temperature": 0, "ignore_eos": True}
-        status, body, _ = await self._replica.post("/v1/completions", asked)
+        status, body = await posted(self._replica, NEIGHBOUR, "/v1/completions", asked)
         assert status == 200, body
         return body["choices"][0]["text"]
 
@@ -40,8 +44,16 @@ async def refusal(replica: Replica, adapter: str) -> tuple[str, str]:
     """
     async with asyncio.timeout(VERDICT_SECONDS):
         while True:
-            status, body, _ = await replica.post("/v1/chat/completions", chat(adapter))
+            status, body = await posted(replica, ATTACKER, "/v1/chat/completions", chat(adapter))
             if status == 200:
                 return "", ""
             if body["error"]["code"] != "adapter_loading":
                 return body["error"]["code"], body["error"]["message"]
+
+
+async def posted(replica: Replica, tenant: str, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """A request as the gateway makes it for a tenant."""
+    headers = {"authorization": f"Bearer {replica.now.api_key}", TENANT_HEADER: tenant}
+    salted = body | {"cache_salt": f"salt-of-{tenant}"}
+    async with replica.session.post(f"{replica.now.url}{path}", json=salted, headers=headers) as response:
+        return response.status, await response.json()

@@ -73,7 +73,7 @@ class Small:
 
     async def adapters(self) -> list[Figures]:
         counts = [count for count in COUNTS if count <= len(self.wares)]
-        return await sections.many_adapters(self.client, self.weft, self.wares, counts, 16 * self.options.requests)
+        return await sections.many_adapters(self.client, self.weft, self.wares, counts, self.options.cell)
 
     async def cold(self) -> Figures:
         return await sections.cold(self.client, self.weft, self.shop, self.wares[: self.options.cold])
@@ -83,7 +83,8 @@ class Small:
 
     async def newcomer(self) -> Figures:
         crowd = self.wares[:CROWD]
-        return await fairness.newcomer(self.client, self.weft.url, crowd, self.others[0], self.options.seconds)
+        seconds = self.options.seconds
+        return await fairness.newcomer(self.client, self.weft.url, self.shop, crowd, self.others[0], seconds)
 
     async def alike(self) -> Figures:
         crowds = (self.wares[:OTHERS], self.others)
@@ -119,6 +120,8 @@ async def small_adapters(folder: Path, options: argparse.Namespace) -> Figures:
 async def large_adapters(folder: Path, options: argparse.Namespace) -> Figures:
     base = await asyncio.to_thread(wide.write_base, folder / "wide")
     made = [(str(seed), wide.adapter(seed)) for seed in range(options.large)]
+    maker = await asyncio.to_thread(CanaryMaker, base)
+    canaries = {mark: await asyncio.to_thread(maker.make, files) for mark, files in made}
     megabytes = sum(len(content) for content in made[0][1].values()) / 1e6
     variables = {"WEFT_REPLICA_MAX_LORA_RANK": str(wide.RANK), "WEFT_REPLICA_MAX_CPU_LORAS": str(2 * SLOTS)}
     async with (
@@ -128,7 +131,7 @@ async def large_adapters(folder: Path, options: argparse.Namespace) -> Figures:
     ):
         key = await asyncio.to_thread(stack.project, "bench")
         stall = await shop.stall(stack.url, key)
-        wares = await shop.put_all_on_sale([stall], made)
+        wares = await shop.put_all_on_sale([stall], made, canaries)
         cold = await sections.cold(client, Server(stack.url, key), shop, wares)
         return {"megabytes": round(megabytes, 1), **cold}
 
@@ -165,6 +168,7 @@ def main() -> int:
     parser.add_argument("--adapters", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=7, help="of the naked server and the whole path in turn")
     parser.add_argument("--requests", type=int, default=8, help="in a round of one client; others follow from it")
+    parser.add_argument("--cell", type=int, default=1000, help="requests for each number of adapters and popularity")
     parser.add_argument("--cold", type=int, default=30, help="small adapters measured cold")
     parser.add_argument("--large", type=int, default=8, help="large adapters measured cold")
     parser.add_argument("--jobs", type=int, default=20)

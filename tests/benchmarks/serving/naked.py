@@ -1,21 +1,28 @@
-"""vLLM's own server with the same adapters preloaded, started as a replica starts it but without anything of Weft's."""
+"""vLLM's own server with the same adapters preloaded, as anyone would start it: nothing of Weft's, nor of its settings.
+
+Given alike are only base, slots, ranks and memory. Its threads are vLLM's own choice, no logits are looked at for NaN,
+and no plugin is loaded.
+"""
 
 import asyncio
 import os
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 
-from inference.command import arguments, environment
-from inference.settings import ReplicaSettings
 from service.contracts.base_model import BaseModelInfo
 from tests.benchmarks.serving.load import Server
 from tests.conftest import free_port
 
+SERVER = "vllm.entrypoints.launchers.api_server.entry"
+"""What `vllm serve` runs."""
 START_SECONDS = 240
+MAX_RANK, KV_CACHE_BYTES = 64, 1 << 28
+"""As in the stack beside it."""
 
 
 @asynccontextmanager
@@ -23,16 +30,18 @@ async def naked_vllm(
     folder: Path, base: BaseModelInfo, adapters: dict[str, dict[str, bytes]], max_loras: int
 ) -> AsyncIterator[Server]:
     """Serves `adapters`, given as their files by name, until the block ends."""
-    settings = _settings(folder, base, max_loras, len(adapters))
+    port = free_port()
     modules = [f"{name}={_written(folder / name, files)}" for name, files in adapters.items()]
-    command = [*_without_ours(arguments(settings, cpu=True)), "--lora-modules", *modules]
-    variables = environment(settings, os.environ, cpu=True, cores=os.cpu_count() or 1)
-    del variables["VLLM_API_KEY"]
+    command = [
+        *(sys.executable, "-m", SERVER, "--model", base.source, "--served-model-name", base.name),
+        *("--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(base.context_length)),
+        *("--enable-lora", "--max-loras", str(max_loras), "--max-cpu-loras", str(max(max_loras, len(adapters)))),
+        *("--max-lora-rank", str(MAX_RANK), "--kv-cache-memory-bytes", str(KV_CACHE_BYTES)),
+        *("--disable-uvicorn-access-log", "--lora-modules", *modules),
+    ]
     with (folder / "vllm.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, env=variables | {"VLLM_PLUGINS": ""}, stdout=log, stderr=log, cwd="/", start_new_session=True
-        )
-    server = Server(f"http://127.0.0.1:{settings.port}")
+        process = subprocess.Popen(command, env=_environment(), stdout=log, stderr=log, cwd="/", start_new_session=True)
+    server = Server(f"http://127.0.0.1:{port}")
     try:
         await _healthy(server, process, folder / "vllm.log")
         yield server
@@ -40,28 +49,15 @@ async def naked_vllm(
         _end(process)
 
 
-def _settings(folder: Path, base: BaseModelInfo, max_loras: int, adapters: int) -> ReplicaSettings:
-    return ReplicaSettings.model_validate(
-        {
-            "service_url": "http://127.0.0.1:1",
-            "replica_token": "unused" * 8,
-            "replica_id": "naked",
-            "port": free_port(),
-            "base_model": base.name,
-            "base_source": base.source,
-            "base_fingerprint": base.fingerprint,
-            "context_length": base.context_length,
-            "cache_dir": folder,
-            "max_loras": max_loras,
-            "max_cpu_loras": max(max_loras, adapters),
-            "kv_cache_gib": 0.25,
-        }
-    )
-
-
-def _without_ours(command: list[str]) -> list[str]:
-    place = command.index("--middleware")
-    return command[:place] + command[place + 2 :]
+def _environment() -> dict[str, str]:
+    """This process's, with what this machine needs: Weft's plugins are installed here, and there may be no network."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {
+        "VLLM_PLUGINS": "",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+    }
 
 
 def _written(folder: Path, files: dict[str, bytes]) -> Path:

@@ -78,13 +78,16 @@ async def same_texts(
 async def many_adapters(
     client: aiohttp.ClientSession, weft: Server, wares: Sequence[Ware], counts: Sequence[int], requests: int
 ) -> list[Figures]:
-    """Tokens a second and first tokens by tier over more and more adapters; wrong answers are counted too."""
+    """Tokens a second and first tokens by tier over more and more adapters; wrong answers are counted too.
+
+    Answers are short: the swaps that they need weigh the more.
+    """
     found: list[Figures] = []
     alone = 0.0
     for count in counts:
         for kind in ("uniform", "zipf"):
             chosen = _drawn(wares[:count], kind, max(requests, count))
-            run = await closed_loop(client, weft, [ware.model for ware in chosen], at_once=8, tokens=16)
+            run = await closed_loop(client, weft, [ware.model for ware in chosen], at_once=8, tokens=8)
             alone = alone or run.tokens_per_second
             found.append(
                 {

@@ -74,6 +74,7 @@ class Shop:
         self._server = postgres.prepare(data.postgres, known)
         store = objectstore.prepare(data.objects, data.remembered_ports()["objects"], known)
         self.base: BaseModelInfo = base_model.describe(base)
+        self.store_url = store.settings.endpoint
         self._resources = Resources.of(
             ServiceSettings.model_validate(
                 {
@@ -118,13 +119,20 @@ class Shop:
         project = await self._value("select project_id from jobs where id = $1", job)
         return Stall(ProjectId(project), key, JobId(job))
 
-    async def put_on_sale(self, stall: Stall, mark: str, files: dict[str, bytes], canary: Canary | None = None) -> Ware:
+    async def put_on_sale(
+        self,
+        stall: Stall,
+        mark: str,
+        files: dict[str, bytes],
+        canary: Canary | None = None,
+        stored: Mapping[str, bytes] | None = None,
+    ) -> Ware:
+        """`stored` is what the store has instead of the files, where that is not what was published."""
         job = new_job_id()
         manifest = self._manifest(job, files, canary)
         adapter = adapter_id_of(manifest)
-        prefix = adapter_prefix(stall.project, adapter)
-        for name, content in {**files, MANIFEST: canonical(manifest)}.items():
-            await asyncio.to_thread(self._resources.store.put, prefix + name, content)
+        held = files if stored is None else stored
+        await self.store(stall.project, adapter, {**held, MANIFEST: canonical(manifest)})
         connection = await self._connect()
         try:
             await connection.execute(CLONE, stall.job, job)
@@ -134,6 +142,16 @@ class Shop:
         async with self._resources.database.control() as session:
             await publish(session, Trained(stall.project, job, 1, manifest), name)
         return Ware(stall.project, stall.key, name, adapter, mark)
+
+    async def store(self, project: str, adapter: str, files: Mapping[str, bytes]) -> None:
+        prefix = adapter_prefix(ProjectId(project), AdapterId(adapter))
+        for name, content in files.items():
+            await asyncio.to_thread(self._resources.store.put, prefix + name, content)
+
+    async def stored(self, ware: Ware) -> list[str]:
+        """The keys of what the store holds of an adapter."""
+        prefix = adapter_prefix(ProjectId(ware.project), AdapterId(ware.adapter))
+        return await asyncio.to_thread(self._resources.store.keys, prefix)
 
     async def put_all_on_sale(
         self,
@@ -152,14 +170,23 @@ class Shop:
 
     async def evict(self, adapter: str, replica: str | None = None) -> bool:
         """Takes an adapter out of one replica, or of all. Whether every one did."""
-        rows = await self._replicas(replica)
+        rows = await self.replicas(replica)
         done = [await self._evicted(row["url"], row["api_key"], adapter) for row in rows]
         return all(done)
+
+    async def replicas(self, only: str | None = None) -> list[asyncpg.Record]:
+        """As they last announced themselves."""
+        query = "select id, url, api_key, state from replicas where $1 = '' or id = $1"
+        connection = await self._connect()
+        try:
+            return await connection.fetch(query, only or "")
+        finally:
+            await connection.close()
 
     async def load_seconds(self) -> dict[str, float]:
         """What loads have taken so far on all replicas, by where they loaded from."""
         seconds: dict[str, float] = {"store": 0.0, "disk": 0.0}
-        for row in await self._replicas(None):
+        for row in await self.replicas():
             async with self._session.get(f"{row['url']}/metrics") as answer:
                 for tier, value in LOADS.findall(await answer.text()):
                     seconds[tier] += float(value)
@@ -175,13 +202,6 @@ class Shop:
             async for _ in answer.content.iter_any():
                 continue
         return time.perf_counter() - began
-
-    async def _replicas(self, only: str | None) -> list[asyncpg.Record]:
-        connection = await self._connect()
-        try:
-            return await connection.fetch("select id, url, api_key from replicas where $1 = '' or id = $1", only or "")
-        finally:
-            await connection.close()
 
     async def _evicted(self, url: str, key: str, adapter: str) -> bool:
         headers = {"authorization": f"Bearer {key}"}

@@ -24,12 +24,23 @@ def test_the_whole_path_is_held_to_speed_first_token_and_texts() -> None:
 
 
 def test_a_flood_must_be_refused_somewhere_and_the_newcomer_nowhere() -> None:
-    newcomer = {"wait_p99_ms": 50.0, "failed": 0, "flood": FLOOD}
+    newcomer = {"told_wait_p99_ms": 50.0, "seen_wait_p99_ms": 50.0, "failed": 0, "flood": FLOOD}
     assert missed(newcomer=newcomer) == []
     assert missed(newcomer=newcomer | {"flood": FLOOD | {"refused": {}}}) == ["fairness.flood_refused"]
-    assert missed(newcomer=newcomer | {"failed": 1, "wait_p99_ms": 50.1}) == [
-        "fairness.newcomer_wait_p99_ms",
+    assert missed(newcomer=newcomer | {"failed": 1, "told_wait_p99_ms": 50.1, "seen_wait_p99_ms": 50.2}) == [
+        "fairness.newcomer_told_wait_p99_ms",
+        "fairness.newcomer_seen_wait_p99_ms",
         "fairness.newcomer_failed",
+    ]
+
+
+def test_two_floods_are_alike_in_tokens_and_have_nothing_but_right_answers() -> None:
+    flood = {"wrong_answers": 0, "refused": {}}
+    assert missed(alike={"apart": 0.1, "floods": [flood, flood]}) == []
+    assert missed(alike={"apart": 0.11, "floods": [flood, {"wrong_answers": 1, "refused": {"503": 1}}]}) == [
+        "fairness.alike_tokens_apart",
+        "fairness.alike_wrong_answers",
+        "fairness.alike_refused",
     ]
 
 

@@ -66,7 +66,8 @@ def _fresh(fresh: Figures) -> dict[str, Figures]:
 def _newcomer(newcomer: Figures) -> dict[str, Figures]:
     flood = newcomer["flood"]
     return {
-        "fairness.newcomer_wait_p99_ms": _most(newcomer["wait_p99_ms"], WAIT_MS),
+        "fairness.newcomer_told_wait_p99_ms": _most(newcomer["told_wait_p99_ms"], WAIT_MS),
+        "fairness.newcomer_seen_wait_p99_ms": _most(newcomer["seen_wait_p99_ms"], WAIT_MS),
         "fairness.newcomer_failed": _most(newcomer["failed"], 0),
         "fairness.flood_refused": _least(flood["refused"].get("503", 0), 1),
         "fairness.flood_refused_without_retry_after": _most(flood["refused_without_retry_after"], 0),
@@ -75,7 +76,12 @@ def _newcomer(newcomer: Figures) -> dict[str, Figures]:
 
 
 def _alike(alike: Figures) -> dict[str, Figures]:
-    return {"fairness.alike_tokens_apart": _most(alike["apart"], APART)}
+    floods = alike["floods"]
+    return {
+        "fairness.alike_tokens_apart": _most(alike["apart"], APART),
+        "fairness.alike_wrong_answers": _most(sum(flood["wrong_answers"] for flood in floods), 0),
+        "fairness.alike_refused": _most(sum(sum(flood["refused"].values()) for flood in floods), 0),
+    }
 
 
 _OF = {

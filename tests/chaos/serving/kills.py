@@ -2,144 +2,179 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import aiohttp
+import asyncpg
 import psutil
 
-from tests.chaos.serving.traffic import Request
+from tests.benchmarks.serving.shop import Shop
+from tests.chaos.serving.fleet import Fleet, engine_of, server_of
+from tests.chaos.serving.sweep import Sweep, swept
+from tests.chaos.serving.traffic import Market, Request, Traffic
 from tests.e2e.stack import Stack
 
 FAILOVER_SECONDS = 2.0
 """After the death of one of two replicas, every adapter answers again so soon."""
 RESTART_SECONDS = 30.0
 """The one service, database or store of the stack is back so soon."""
-WHOLE_SECONDS = 180.0
-"""Both replicas are ready again; vLLM takes most of a minute to start."""
-STARTING = b"replica: starting vLLM"
+SETTLE_SECONDS = 1.0
+"""Once it is back: connections to it are made anew, and what it kept waiting comes through."""
+WHOLE_SECONDS = 240.0
+"""Both replicas are ready again; vLLM takes most of a minute to start, more under traffic."""
+LOOK_SECONDS = 0.05
+
+
+@dataclass
+class Ground:
+    """What the killer works on."""
+
+    stack: Stack
+    shop: Shop
+    client: aiohttp.ClientSession
+    fleet: Fleet
+    market: Market
+    traffic: Traffic
+
+
+Ready = Callable[[Ground], Awaitable[bool]]
 
 
 @dataclass(frozen=True)
 class Victim:
-    """A process of `part`. Requests may fail for `seconds` after its end; `starts` says that vLLM starts anew."""
+    """A process of `part`. `ready` says whether the part is back, where all requests need it; `starts` that vLLM starts
+    anew, beside a replica that goes on.
+    """
 
     name: str
     part: str
     find: Callable[[Stack], int]
-    seconds: float
+    ready: Ready | None = None
     starts: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class Kill:
     victim: Victim
     at: float
+    back: float | None = None
+    """When the part was seen to work again."""
+    sweep: Sweep = field(default_factory=Sweep)
+
+    @property
+    def mended(self) -> float:
+        """From here on a new request must not fail because of it."""
+        if self.victim.starts:
+            return self.at + FAILOVER_SECONDS
+        if self.victim.ready is None:
+            return self.at
+        return float("inf") if self.back is None else self.back + SETTLE_SECONDS
 
     def explains(self, request: Request) -> bool:
         """Whether a request failed because of this kill: it was under way then, or began before all was mended."""
-        return not request.wrong and request.ended >= self.at and request.began <= self.at + self.victim.seconds
+        if request.wrong or (self.victim.ready is None and not self.victim.starts):
+            return False
+        return request.ended >= self.at and request.began <= self.mended
 
     def told(self, requests: Sequence[Request]) -> dict[str, Any]:
-        """What it did to the models that were asked for while it was being mended."""
-        mine = [each for each in requests if self.explains(each)]
-        waits = self._waits(mine)
-        slowest = max(waits.values(), default=0.0)
+        """What it did to all requests, and to each model on sale."""
+        since = self.at if self.back is None else self.back
         return {
             "victim": self.victim.name,
-            "failed": sum(1 for each in mine if each.problem),
-            "models_asked": len(waits),
-            "slowest_answer_s": round(slowest, 2),
-            "slowest_requests": self._requests_of(max(waits, key=waits.__getitem__), mine) if waits else [],
-            "problem": "a model took too long to answer again" if slowest > self._limit else "",
+            "failed": sum(1 for each in requests if each.problem and self.explains(each)),
+            "back_after_s": None if self.back is None else round(self.back - self.at, 2),
+            **self.sweep.told(since),
+            "problem": self._problem(since),
         }
 
-    def _requests_of(self, adapter: str, mine: Sequence[Request]) -> list[str]:
-        """When one model was asked for, by the kill, and what came of it."""
-        asked = [each for each in mine if each.ware.adapter == adapter][:5]
-        return [f"{each.began - self.at:.2f} to {each.ended - self.at:.2f}: {each.told}" for each in asked]
-
-    @property
-    def _limit(self) -> float:
-        return FAILOVER_SECONDS if self.victim.starts else RESTART_SECONDS
-
-    def _waits(self, mine: Sequence[Request]) -> dict[str, float]:
-        """By model: from the kill, or from its first request after it, to its first answer."""
-        asked: dict[str, float] = {}
-        answered: dict[str, float] = {}
-        for each in sorted(mine, key=lambda request: request.ended):
-            name = each.ware.adapter
-            asked[name] = min(asked.get(name, float("inf")), max(self.at, each.began))
-            if not each.problem:
-                answered.setdefault(name, each.ended)
-        return {name: max(0.0, answered[name] - asked[name]) for name in answered}
+    def _problem(self, since: float) -> str:
+        if self.victim.ready is not None and (self.back is None or self.back - self.at > RESTART_SECONDS):
+            return "it was not back in time"
+        if not self.sweep.answered or self.sweep.never_answered:
+            return f"{self.sweep.never_answered} of {len(self.sweep.asked)} models never answered again"
+        slowest = max(self.sweep.waits(since).values())
+        return f"a model took {slowest:.2f} s to answer again" if slowest > FAILOVER_SECONDS else ""
 
 
 class Killer:
-    def __init__(self, stack: Stack) -> None:
-        self._stack = stack
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
         self.kills: list[Kill] = []
-        self._before = {name: self._starts(name) for name in ("replica", "replica-2")}
 
-    async def run(self, until: float, count: int) -> None:
-        """The first `count` victims, evenly until the end, each only once the stack is whole again."""
-        pause = max(5.0, (until - time.monotonic()) / (count + 1))
-        for victim in VICTIMS[:count]:
-            await asyncio.sleep(pause)
-            await self._until_whole(until)
-            if time.monotonic() >= until - FAILOVER_SECONDS:
+    async def run(self, seconds: float, victims: Sequence[Victim]) -> None:
+        """Evenly over so long, or as long as it takes: each only once the stack is whole again, as it is at the end."""
+        began, pause = time.monotonic(), seconds / (len(victims) + 1)
+        for number, victim in enumerate(victims, start=1):
+            await asyncio.sleep(began + number * pause - time.monotonic())
+            if not await self._ground.fleet.until_whole(WHOLE_SECONDS):
+                print(f"the stack was not whole again; {victim.name} is not killed", flush=True)
                 return
-            pid = victim.find(self._stack)
-            self.kills.append(Kill(victim, time.monotonic()))
-            psutil.Process(pid).kill()
-            print(f"killed {victim.name}", flush=True)
+            await self._kill(victim)
+        await self._ground.fleet.until_whole(WHOLE_SECONDS)
 
-    def unexpected_starts(self) -> int:
-        """How often vLLM was started anew without a kill that explains it."""
-        caused = dict.fromkeys(self._before, 0)
-        for kill in self.kills:
-            if kill.victim.starts:
-                caused[kill.victim.part] += 1
-        return sum(max(0, self._starts(name) - self._before[name] - caused[name]) for name in self._before)
+    async def _kill(self, victim: Victim) -> None:
+        pid = victim.find(self._ground.stack)
+        kill = Kill(victim, time.monotonic())
+        self.kills.append(kill)
+        process = psutil.Process(pid)
+        process.kill()
+        print(f"killed {victim.name}", flush=True)
+        ground = self._ground
+        sweeping = swept(ground.client, ground.traffic, ground.market, seed=len(self.kills))
+        kill.sweep, _ = await asyncio.gather(sweeping, self._until_back(kill, process))
 
-    async def _until_whole(self, until: float) -> None:
-        deadline = min(until, time.monotonic() + WHOLE_SECONDS)
-        while time.monotonic() < deadline and not all(map(self._serves, self._before)):  # noqa: ASYNC110 - a log
-            await asyncio.sleep(0.5)
+    async def _until_back(self, kill: Kill, process: psutil.Process) -> None:
+        ready = kill.victim.ready
+        if ready is None:
+            return
+        await asyncio.to_thread(process.wait, RESTART_SECONDS)  # or the old one might still answer
+        while time.monotonic() < kill.at + 2 * RESTART_SECONDS:
+            asked = time.monotonic()
+            if await ready(self._ground):
+                kill.back = asked
+                return
+            await asyncio.sleep(LOOK_SECONDS)
 
-    def _serves(self, part: str) -> bool:
-        """Ready since it last started."""
-        log = self._stack.data.log(part).read_bytes()
-        return log.rfind(b"replica: vLLM ready") > log.rfind(STARTING)
 
-    def _starts(self, part: str) -> int:
-        return self._stack.data.log(part).read_bytes().count(STARTING)
+async def _service_answers(ground: Ground) -> bool:
+    return await _answers(ground.client, f"{ground.stack.url}/healthz")
+
+
+async def _store_answers(ground: Ground) -> bool:
+    return await _answers(ground.client, ground.shop.store_url)
+
+
+async def _answers(client: aiohttp.ClientSession, url: str) -> bool:
+    try:
+        async with client.get(url, timeout=aiohttp.ClientTimeout(total=1)) as answer:
+            return answer.status < 500
+    except (aiohttp.ClientError, TimeoutError):
+        return False
+
+
+async def _database_answers(ground: Ground) -> bool:
+    try:
+        async with asyncio.timeout(1):
+            await ground.shop.replicas(None)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        return False
+    return True
 
 
 def _part(name: str) -> Callable[[Stack], int]:
     return lambda stack: stack.pids()[name]
 
 
-def _server(part: str) -> Callable[[Stack], int]:
-    """vLLM's API server: the launcher's only child."""
-    return lambda stack: psutil.Process(stack.pids()[part]).children()[0].pid
-
-
-def _engine(part: str) -> Callable[[Stack], int]:
-    def find(stack: Stack) -> int:
-        below = psutil.Process(stack.pids()[part]).children(recursive=True)
-        return next(each.pid for each in below if "EngineCore" in each.name() + " ".join(each.cmdline()))
-
-    return find
-
-
 VICTIMS = (
-    Victim("engine of replica 2", "replica-2", _engine("replica-2"), FAILOVER_SECONDS, starts=True),
-    Victim("trainer", "trainer", _part("trainer"), 0.0),
-    Victim("launcher of replica 1", "replica", _part("replica"), FAILOVER_SECONDS, starts=True),
-    Victim("object store", "objects", _part("objects"), RESTART_SECONDS),
-    Victim("vLLM server of replica 2", "replica-2", _server("replica-2"), FAILOVER_SECONDS, starts=True),
-    Victim("service", "service", _part("service"), RESTART_SECONDS),
-    Victim("database", "postgres", _part("postgres"), RESTART_SECONDS),
-    Victim("engine of replica 1", "replica", _engine("replica"), FAILOVER_SECONDS, starts=True),
+    Victim("engine of replica 2", "replica-2", partial(engine_of, part="replica-2"), starts=True),
+    Victim("trainer", "trainer", _part("trainer")),
+    Victim("launcher of replica 1", "replica", _part("replica"), starts=True),
+    Victim("object store", "objects", _part("objects"), _store_answers),
+    Victim("vLLM server of replica 2", "replica-2", partial(server_of, part="replica-2"), starts=True),
+    Victim("service", "service", _part("service"), _service_answers),
+    Victim("database", "postgres", _part("postgres"), _database_answers),
+    Victim("engine of replica 1", "replica", partial(engine_of, part="replica"), starts=True),
 )
