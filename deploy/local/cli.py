@@ -2,11 +2,13 @@
 
 import argparse
 import asyncio
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.local.folder import DataFolder, FolderInUse, StackError
+from deploy.local.tiny_base import tasks
 
 FAILED, IN_USE, NOT_RUNNING = 1, 2, 3
 MOST_REPLICAS = 16
@@ -15,10 +17,8 @@ MOST_REPLICAS = 16
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 failed, 2 wrong usage or folder in use, 3 not running."""
     options = _parser().parse_args(arguments)
-    # Resolved here: children run in other folders.
-    data = DataFolder(options.data.expanduser().resolve())
     try:
-        return options.run(data, options)
+        return options.run(options)
     except FolderInUse as error:
         print(f"weftd: {error}", file=sys.stderr)
         return IN_USE
@@ -29,35 +29,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + 2
 
 
-def _up(data: DataFolder, options: argparse.Namespace) -> int:
+def _up(options: argparse.Namespace) -> int:
     # Only this command needs the parts' libraries; the others should answer at once.
     from deploy.local.display import Display
     from deploy.local.up import Wanted, up
 
-    asyncio.run(up(data, Wanted(options.port, options.base, options.replicas), Display()))
+    asyncio.run(up(_data(options), Wanted(options.port, options.base, options.replicas), Display()))
     return 0
 
 
-def _down(data: DataFolder, options: argparse.Namespace) -> int:
+def _down(options: argparse.Namespace) -> int:
     from deploy.local.running import down
 
+    data = _data(options)
     return 0 if down(data) else _say_nothing_runs(data, 0)
 
 
-def _status(data: DataFolder, options: argparse.Namespace) -> int:
+def _status(options: argparse.Namespace) -> int:
     from deploy.local.running import show
 
+    data = _data(options)
     ready = show(data)
     if ready is None:
         return _say_nothing_runs(data, NOT_RUNNING)
     return 0 if ready else FAILED
 
 
-def _key_create(data: DataFolder, options: argparse.Namespace) -> int:
+def _key_create(options: argparse.Namespace) -> int:
     from deploy.local.admin import Admin
 
-    print(Admin.of(data).create_key(options.project))
+    print(Admin.of(_data(options)).create_key(options.project))
     return 0
+
+
+def _examples(options: argparse.Namespace) -> int:
+    for line in tasks.examples(options.task, options.count, options.seed):
+        print(json.dumps(line, ensure_ascii=False))
+    return 0
+
+
+def _data(options: argparse.Namespace) -> DataFolder:
+    # Resolved here: children run in other folders.
+    return DataFolder(options.data.expanduser().resolve())
 
 
 def _say_nothing_runs(data: DataFolder, status: int) -> int:
@@ -88,6 +101,15 @@ def _parser() -> argparse.ArgumentParser:
         key, "create", _key_create, "make a key of a project and print it; the project is made if missing"
     )
     create.add_argument("--project", required=True, metavar="NAME", help="the project's name")
+    example = commands.add_parser(
+        "examples",
+        help="print training lines of a made-up task, for trying out",
+        description="Prints chat lines of a task that the tiny base can learn in seconds; another seed, other lines.",
+    )
+    example.add_argument("task", choices=sorted(tasks.TASKS))
+    example.add_argument("--count", type=int, default=200, metavar="N", help="how many lines (default 200)")
+    example.add_argument("--seed", type=int, default=0, metavar="N", help="which ones (default 0)")
+    example.set_defaults(run=_examples)
     return parser
 
 

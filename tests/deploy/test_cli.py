@@ -1,5 +1,6 @@
 """`weftd`'s arguments and exit statuses, where no stack runs."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     assert left.value.code == 0
     shown = capsys.readouterr().out
-    assert all(f"    {command}" in shown for command in ("up", "down", "status", "key"))
+    assert all(f"    {command}" in shown for command in ("up", "down", "status", "key", "examples"))
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ["up", "--data", "x", "--port", "no"],
         ["up", "--data", "x", "--replicas", "0"],
         ["key"],
+        ["examples", "no-such-task"],
     ],
 )
 def test_wrong_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,6 +48,16 @@ def test_where_nothing_runs_it_says_so(tmp_path: Path, capsys: pytest.CaptureFix
     assert said.err == (
         f"weftd: nothing runs on {tmp_path / 'none'}; start it first: weftd up --data {tmp_path / 'none'}\n"
     )
+
+
+def test_examples_are_training_lines_and_another_seed_has_others(capsys: pytest.CaptureFixture[str]) -> None:
+    printed: list[list[str]] = []
+    for seed in ("1", "1", "2"):
+        assert cli.main(["examples", "support-desk", "--count", "20", "--seed", seed]) == 0
+        printed.append(capsys.readouterr().out.splitlines())
+    assert printed[0] == printed[1]
+    assert not set(printed[0]) & set(printed[2])
+    assert all([turn["role"] for turn in json.loads(line)["messages"]] == ["user", "assistant"] for line in printed[0])
 
 
 def test_a_base_that_is_none_ends_up_before_anything_starts(tmp_path: Path) -> None:
