@@ -16,7 +16,7 @@ from tests.conftest import free_port, wait_until
 from tests.service.conftest import Service
 from tests.service.gateway.conftest import Tenant, beat, chat
 from tests.service.gateway.test_breaks import connect
-from tests.service.gateway.test_slow_readers import SMALL, cut_off, stands_still
+from tests.service.gateway.test_slow_clients import SMALL, cut_off, stands_still
 from tests.service.gateway.upstream import Upstream, endless
 
 HELD = 256 << 10

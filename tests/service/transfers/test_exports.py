@@ -1,6 +1,7 @@
 """Exporting versions: the adapter's own files at once, whole weights when a worker has made them, gone in time."""
 
 import asyncio
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -46,9 +47,7 @@ def test_a_base_of_the_hub_is_named_as_the_hub_does(service: Service, owner: Own
     base = service.settings.base_models[0].model_copy(update={"source": "acme/tiny-1b"})
     settings = service.settings.model_copy(update={"base_models": (base,)})
     worker.imported(owner, "hub")
-    resources = service.resources.__class__(
-        settings, service.resources.database, service.resources.store, service.resources.notifications
-    )
+    resources = dataclasses.replace(service.resources, settings=settings)
     found = service.call(exports.exportable(resources, owner.project, "hub", 1))
     assert json.loads(found.config)["base_model_name_or_path"] == "acme/tiny-1b"
 
