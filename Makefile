@@ -67,7 +67,7 @@ demo: setup ## Two tenants train their own adapters over one base and get differ
 test: test-unit test-stack ## Run every test
 
 test-unit: setup ## Run the tests that need no whole stack
-	$(BIN)/python -m pytest -n 2 -m "not stack and not gpu"
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not stack and not gpu"
 
 test-stack: setup ## Run the tests against the whole embedded stack, one after the other
 	$(BIN)/python -m pytest -m "stack and not gpu"

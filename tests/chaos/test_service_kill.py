@@ -21,7 +21,7 @@ from tests.chaos.killed import PATIENT_SECONDS, forks, serving
 from tests.conftest import wait_until
 from tests.service.stage import open_stage
 
-ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "20"))
+ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "6"))
 CLIENTS = 6
 MOST_ANSWERS = 8
 MOST_SECONDS = 0.03

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-ROUNDS = 15
+ROUNDS = 6
 
 
 @pytest.mark.timeout(240)

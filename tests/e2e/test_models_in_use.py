@@ -75,7 +75,8 @@ async def within(seconds: float, what: str, condition: Callable[[], Awaitable[bo
 async def started(scene: Scene, ware: Ware) -> aiohttp.ClientResponse:
     """A long stream, after its first event."""
     message = {"role": "user", "content": "Go on."}
-    body = {"model": ware.model, "messages": [message], "stream": True, "max_tokens": LONG, "ignore_eos": True}
+    body = {"model": ware.model, "messages": [message], "max_tokens": LONG, "ignore_eos": True}
+    body |= {"stream": True, "stream_options": {"include_usage": True}}
     headers = {"authorization": f"Bearer {ware.key}"}
     answer = await scene.client.post(f"{scene.stack.base_url}/chat/completions", json=body, headers=headers)
     assert answer.status == 200
@@ -100,7 +101,7 @@ async def test_a_deleted_model_ends_its_answer_is_unknown_from_then_on_and_leave
     await within(GONE_SECONDS, "forgetting the model", unknown)
     assert ware.adapter in (await scene.status()).in_flight, "the answer is over too soon to show anything"
     received = await stream.read()
-    assert received.count(b'"content"') == LONG
+    assert b'"completion_tokens":%d' % LONG in received
     assert received.endswith(b"data: [DONE]\n\n")
     assert await unknown()
     assert await scene.shop.stored(ware) == []

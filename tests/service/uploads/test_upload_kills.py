@@ -28,8 +28,8 @@ from tests.conftest import wait_until
 from tests.service.test_app_process import serving, variables
 
 KILLS = 2
-LINE = b'{"prompt":"a","completion":"b"}\n'
-CONTENT = LINE * 300_000
+LINE = b'{"prompt":"%s","completion":"b"}\n' % (b"a" * 300)
+CONTENT = LINE * 30_000
 PART = 3_000_000
 PARTS = [CONTENT[start : start + PART] for start in range(0, len(CONTENT), PART)]
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
