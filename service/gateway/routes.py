@@ -28,6 +28,7 @@ from service.gateway.heat import Heat
 from service.gateway.limits import Budgets, Held, Limits
 from service.gateway.outcomes import Outcome, Outcomes
 from service.gateway.place import Placement
+from service.gateway.pool import Pool
 from service.gateway.pulse import Pulse
 from service.gateway.relay import Call, Relay, open_session
 from service.gateway.request import CompletionRequest, check_type, parse
@@ -100,14 +101,16 @@ class Gateway:
     async def __aenter__(self) -> "Gateway":
         session = await self._stack.enter_async_context(open_session())
         pulse = Pulse(session, self.membership)
-        self._relay = Relay(session, self._placement, self.membership, pulse, self._cold_wait)
+        pool = await self._stack.enter_async_context(Pool())
+        self._relay = Relay(pool, self._placement, self.membership, pulse, self._cold_wait)
         self.abandoned = Abandoned(session)
         await self._stack.enter_async_context(self.spool.running())
         self._stack.push_async_callback(self.abandoned.look)
         await self.membership.refresh()
         warming = partial(self._warmer.run, session, self._placement)
         self._stack.push_async_callback(self.outcomes.flush)
-        for work in (self.membership.run, pulse.run, warming, self.limiter.run, self.outcomes.run, self.abandoned.run):
+        own = (self.limiter.run, self.outcomes.run, self.abandoned.run)
+        for work in (self.membership.run, pulse.run, pool.run, warming, *own):
             self._stack.push_async_callback(_ended, asyncio.create_task(_kept_running(work)))
         self._stack.push_async_callback(self.shadows.close)
         return self
@@ -164,7 +167,7 @@ class Gateway:
             async with self._relay.ask(call) as reply:
                 seconds = time.monotonic() - began
                 body, usage = whole_answer(reply, target)
-                waited = float(reply.response.headers.get(WAIT_HEADER, 0)) / 1000
+                waited = float(reply.wire.headers.get(WAIT_HEADER.encode(), 0)) / 1000
         except ApiError as problem:
             self._failed(target, problem, shadow=shadow)
             raise
