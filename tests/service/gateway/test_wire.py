@@ -1,4 +1,4 @@
-"""Connections to replicas: what counts as an answer, what is kept for the next request, what is held and for how long."""
+"""Connections to replicas: what counts as an answer, what is kept for the next request, what is held, how long."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
