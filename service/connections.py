@@ -19,10 +19,11 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from service.contracts.ids import new_request_id
 from service.contracts.replica import REQUEST_ID_HEADER
+from service.cycle import CycleProtocol
 from service.errors import ApiError, HeadersTooLarge, InvalidRequest, RequestTimeout
 
 HEAD_BYTES = 64 << 10
@@ -69,7 +70,7 @@ class Counted:
         return getattr(self._transport, name)
 
 
-class Connection(HttpToolsProtocol):
+class Connection(CycleProtocol):
     """uvicorn makes one for each connection. The seconds are the class's, since uvicorn makes the instances.
 
     `_overdue` is the one timer of what has to come from the client next: a head, more of a body, the end of one. An
