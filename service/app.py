@@ -7,13 +7,15 @@ run until cancelled. Errors are rendered by `service.rendering`, requests framed
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from types import MappingProxyType
 
 from fastapi import FastAPI
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import service.adapters.routes
 import service.batches.executor
@@ -46,7 +48,7 @@ from service import health, monitoring
 from service.files.spooling import Spooling
 from service.gateway.routes import Gateway
 from service.idempotency.route import Attempts
-from service.middleware import BodyLimit, RequestFrame
+from service.middleware import BodyLimit, Direct, RequestFrame
 from service.openapi.pages import pages
 from service.rendering import RENDERED, render
 from service.resources import Resources
@@ -94,9 +96,23 @@ RESTART_SECONDS = 1.0
 log = logging.getLogger("service.app")
 
 
+class Application(FastAPI):
+    """FastAPI, but for what is posted to the paths of `direct`."""
+
+    direct: Mapping[str, ASGIApp] = MappingProxyType({})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        posted = scope["type"] == "http" and scope["method"] == "POST"
+        direct = self.direct.get(scope["path"]) if posted else None
+        if direct is not None:
+            await direct(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
 def create_app(settings: ServiceSettings) -> FastAPI:
     """The application; it connects to nothing before its lifespan starts."""
-    app = FastAPI(title="Weft", redirect_slashes=False, openapi_url=None, lifespan=lifespan)
+    app = Application(title="Weft", redirect_slashes=False, openapi_url=None, lifespan=lifespan)
     resources = Resources.of(settings)
     keys = KeyCache(resources.database, settings.cache_seconds)
     resources.notifications.subscribe("key", keys.forget)
@@ -123,8 +139,15 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         app.add_exception_handler(error, render)
     for router in ROUTERS:
         app.include_router(router)
-    # First: they carry most of the traffic, and every route before them would be tried on each request.
-    app.router.routes[:0] = app.state.gateway.routes()
+    endpoints: dict[str, ASGIApp] = app.state.gateway.endpoints()
+    app.direct = {
+        path: RequestFrame(
+            Direct(endpoint, settings.max_prompt_bytes, settings.max_unannounced_bytes), resources.metrics
+        )
+        for path, endpoint in endpoints.items()
+    }
+    # For the other methods, which are refused.
+    app.router.routes.extend(Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items())
     app.router.routes.extend(pages(public_routes()))
     return app
 

@@ -15,13 +15,15 @@ import socket
 import struct
 import termios
 from collections import deque
+from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from service.contracts.ids import new_request_id
 from service.contracts.replica import REQUEST_ID_HEADER
+from service.cycle import CycleProtocol
 from service.errors import ApiError, HeadersTooLarge, InvalidRequest, RequestTimeout
 
 HEAD_BYTES = 64 << 10
@@ -68,16 +70,19 @@ class Counted:
         return getattr(self._transport, name)
 
 
-class Connection(HttpToolsProtocol):
+class Connection(CycleProtocol):
     """uvicorn makes one for each connection. The seconds are the class's, since uvicorn makes the instances.
 
-    `_overdue` is the one timer of what has to come from the client next: a head, more of a body, the end of one.
+    `_overdue` is the one timer of what has to come from the client next: a head, more of a body, the end of one. An
+    application finds this as `connection` in its request's state, may set `when_lost` and is then told when it is.
     """
 
     stall_seconds = 30.0
     head_seconds = 15.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self.lost = False
+        self.when_lost: Callable[[], None] | None = None
         self._counted = Counted(transport)
         super().connection_made(cast(asyncio.Transport, self._counted))
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
@@ -99,6 +104,7 @@ class Connection(HttpToolsProtocol):
         self._next_look.cancel()
         self._in_time()
         super().connection_lost(exc)
+        self._end()
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -127,6 +133,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._in_body = True
         if not self._offered():
+            cast(dict[str, Any], self.scope)["state"]["connection"] = self
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -151,6 +158,12 @@ class Connection(HttpToolsProtocol):
         if self._in_body:
             self._wait(UNWANTED_SECONDS)
 
+    def _end(self) -> None:
+        """Nobody is there any more to answer what was asked."""
+        self.lost = True
+        if self.when_lost is not None:
+            self.when_lost()
+
     def _size_of_head(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
@@ -174,6 +187,7 @@ class Connection(HttpToolsProtocol):
         if cycle and not cycle.response_complete:
             cycle.disconnected = True
             cycle.message_event.set()
+            self._end()
             if cycle.response_started:
                 self.transport.abort()
                 return

@@ -3,8 +3,9 @@
 import logging
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.contracts.ids import new_request_id
@@ -12,7 +13,7 @@ from service.contracts.replica import REQUEST_ID_HEADER
 from service.errors import ApiError, PayloadTooLarge, UnsupportedMedia
 from service.files.forms import FORM_BYTES
 from service.metrics import Metrics
-from service.rendering import respond, unexpected
+from service.rendering import render, respond, unexpected
 
 OPENAI_VERSION = (b"openai-version", b"2020-10-01")
 RAW_ID_HEADER = REQUEST_ID_HEADER.encode()
@@ -43,7 +44,8 @@ class RequestFrame:
         scope.setdefault("state", {})["request_id"] = request_id
         answered = False
 
-        async def framed(message: Message) -> None:
+        # No coroutine of its own: there is one of these for each event of a stream.
+        def framed(message: Message) -> Awaitable[None]:
             nonlocal answered
             if message["type"] == "http.response.start":
                 answered = True
@@ -55,7 +57,7 @@ class RequestFrame:
                     OPENAI_VERSION,
                 )
                 message["headers"] = [*message.get("headers", ()), *named]
-            await send(message)
+            return send(message)
 
         try:
             await self._app(scope, receive, framed)
@@ -67,6 +69,46 @@ class RequestFrame:
             await respond(unexpected())(scope, receive, framed)
         if not answered:
             self._metrics.answered(scope, None)
+
+
+class Direct:
+    """What an application inside the frame needs that answers by itself, without the framework: the limit on its body,
+    which is a prompt, and the rendering of what it raises. One layer instead of ten, for most of the traffic.
+    """
+
+    def __init__(self, app: ASGIApp, max_prompt_bytes: int, max_unannounced_bytes: int) -> None:
+        self._app = app
+        self._announced = max_prompt_bytes
+        self._unannounced = min(max_prompt_bytes, max_unannounced_bytes + FORM_BYTES)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["endpoint"] = self._app
+        try:
+            await self._app(scope, self._bounded(scope, receive), send)
+        except Exception as error:
+            response = await render(Request(scope), error)
+            await response(scope, receive, send)
+
+    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
+        """Raises ApiError where the headers are enough to refuse the body."""
+        headers = scope["headers"]
+        refused = _refused(headers, self._announced)
+        if refused is not None:
+            raise refused
+        # The server takes no more of a body than was announced.
+        if _announced(headers):
+            return receive
+        limit, taken = self._unannounced, 0
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > limit:
+                raise _unannounced(limit) if limit < self._announced else _too_large(limit)
+            return message
+
+        return counted
 
 
 class BodyLimit:

@@ -4,8 +4,6 @@ import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import aiohttp
-
 from service.contracts.replica import CACHE_HEADER, WAIT_HEADER
 from service.errors import ApiError, Unavailable
 from service.gateway.client import Answer, Headers
@@ -15,6 +13,7 @@ from service.gateway.relay import Reply
 from service.gateway.request import CompletionRequest
 from service.gateway.resolve import Target
 from service.gateway.response_events import ResponseEvents
+from service.gateway.wire import WireError
 from service.limits.rates import Admission
 from service.metrics import Metrics
 from service.tenants.auth import Tenant
@@ -28,6 +27,8 @@ STREAM_HEADERS: Headers = [
     # Asks proxies in front of us not to collect events.
     (b"x-accel-buffering", b"no"),
 ]
+
+TOLD = (CACHE_HEADER.encode(), WAIT_HEADER.encode())
 
 Events = EventFilter | ResponseEvents
 
@@ -116,7 +117,7 @@ async def _stream(reply: Reply, events: Events, target: Target, answer: Answer, 
     await answer.start([*STREAM_HEADERS, *_told(reply)])
     try:
         await _events(reply, events, answer, booking)
-    except (aiohttp.ClientError, OSError, StreamBroken) as error:
+    except (WireError, StreamBroken) as error:
         log.warning("the replica broke off in the middle of a stream: %s", error)
     finally:
         # Whatever ended it: the client has had this much.
@@ -136,7 +137,7 @@ async def _events(reply: Reply, events: Events, answer: Answer, booking: Booking
             await answer.write(data)
         if events.failure is not None:
             return
-        chunk = await reply.response.content.readany()
+        chunk = await reply.wire.read()
 
 
 def _problem(failure: bytes | None, target: Target) -> ApiError:
@@ -146,5 +147,5 @@ def _problem(failure: bytes | None, target: Target) -> ApiError:
 
 def _told(reply: Reply) -> Headers:
     """What the replica says of where it found the adapter and how long the request waited for its turn."""
-    headers = reply.response.headers
-    return [(name.encode(), headers[name].encode()) for name in (CACHE_HEADER, WAIT_HEADER) if name in headers]
+    headers = reply.wire.headers
+    return [(name, headers[name]) for name in TOLD if name in headers]

@@ -21,6 +21,8 @@ DEFAULT_RETRY_SECONDS = 1.0
 def problem_of(status: int, headers: Mapping[str, str], body: bytes, target: Target) -> ApiError | None:
     """The error to pass on, or None where the replica itself failed, so that another attempt may do better.
 
+    `headers` are by names in lower case.
+
     vLLM's 404 is such a failure: names were resolved here, and its text lists every tenant's adapters.
     """
     error = _error_of(body)
@@ -34,7 +36,7 @@ def problem_of(status: int, headers: Mapping[str, str], body: bytes, target: Tar
         param = str(error["param"]).removeprefix("body.") if error.get("param") else None
         return InvalidRequest(message, param=param, code="context_length_exceeded" if too_long else None)
     if status == 429:
-        return RateLimited(message, headers={"Retry-After": headers.get("Retry-After", "1")})
+        return RateLimited(message, headers={"Retry-After": headers.get("retry-after", "1")})
     return None
 
 
@@ -58,7 +60,7 @@ def _adapter_problem(status: int, code: str, message: str | None, headers: Mappi
         case 422:
             return Unprocessable(message, code=code, param="model")
         case _:
-            wait = {"Retry-After": headers["Retry-After"]} if "Retry-After" in headers else {}
+            wait = {"Retry-After": headers["retry-after"]} if "retry-after" in headers else {}
             return Unavailable(message, code=code, param="model", headers=wait)
 
 

@@ -7,7 +7,8 @@ can be put to another. What an engine does behind a living server is its launche
 
 import asyncio
 import logging
-from types import TracebackType
+import time
+from collections.abc import Callable
 
 import aiohttp
 
@@ -26,32 +27,21 @@ class Silent(Exception):
 
 
 class Wait:
-    """A block that waits on a replica, as an async context. Raises Silent inside when the wait has become hopeless."""
+    """A block that waits on a replica, as a context. `end` is called with Silent when the wait has become hopeless."""
 
-    def __init__(self, waits: "set[Wait]", replica: Replica) -> None:
+    __slots__ = ("_waits", "end", "replica", "since")
+
+    def __init__(self, waits: "set[Wait]", replica: Replica, end: Callable[[Exception], None]) -> None:
         self._waits = waits
         self.replica = replica
+        self.end = end
 
-    async def __aenter__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.since = self._loop.time()
-        self._clock = asyncio.timeout(None)
-        await self._clock.__aenter__()
+    def __enter__(self) -> None:
+        self.since = time.monotonic()
         self._waits.add(self)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._waits.discard(self)
-        try:
-            await self._clock.__aexit__(kind, error, trace)
-        except TimeoutError:
-            raise Silent from None
-
-    def end(self) -> None:
-        """Raises Silent in the block; once only, since an expiring timeout cannot be moved."""
-        self._waits.discard(self)
-        self._clock.reschedule(self._loop.time())
 
 
 class Pulse:
@@ -63,8 +53,8 @@ class Pulse:
         self._waits: set[Wait] = set()
         self._doubted: dict[str, Replica] = {}
 
-    def wait(self, replica: Replica) -> Wait:
-        return Wait(self._waits, replica)
+    def wait(self, replica: Replica, end: Callable[[Exception], None]) -> Wait:
+        return Wait(self._waits, replica, end)
 
     def doubt(self, replica: Replica) -> None:
         """The replica failed in a way that may be its end: it is asked at the next look."""
@@ -74,7 +64,7 @@ class Pulse:
         """Looks until cancelled."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            late = asyncio.get_running_loop().time() - PATIENCE_SECONDS
+            late = time.monotonic() - PATIENCE_SECONDS
             asked = {wait.replica.id: wait.replica for wait in self._waits if wait.since < late}
             asked |= {replica.id: replica for replica in self._membership.suspects()} | self._doubted
             self._doubted.clear()
@@ -94,7 +84,7 @@ class Pulse:
         others = self._membership.ready(replica.base_model)
         if any(not self._membership.is_suspect(other) for other in others):
             for wait in [wait for wait in self._waits if wait.replica.id == replica.id]:
-                wait.end()
+                wait.end(Silent())
 
     async def _healthy(self, replica: Replica) -> bool:
         try:

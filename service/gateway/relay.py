@@ -6,11 +6,9 @@ once: what kills one engine must not be carried from engine to engine. One that 
 
 import asyncio
 import logging
-import socket
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import aiohttp
 
@@ -18,23 +16,16 @@ from service.contracts.replica import REQUEST_ID_HEADER, TENANT_HEADER
 from service.errors import ApiError, InvalidRequest, Unavailable
 from service.gateway.events import DATA, END, FAILURE
 from service.gateway.place import Placement
+from service.gateway.pool import KEEPALIVE_SECONDS, Pool, head_of
 from service.gateway.problems import NO_CAPACITY, PASSING, problem_of, retry_after, status_inside
 from service.gateway.pulse import Pulse, Silent
 from service.gateway.resolve import Target
+from service.gateway.wire import NotConnected, Wire, WireError, WireSilent
 from service.replicas.membership import Membership, Replica
 
-CONNECT_SECONDS = 2.0
-SILENCE_SECONDS = 600.0
-"""As long as OpenAI's clients wait. A hung engine is found by its replica's canary long before."""
-KEEPALIVE_SECONDS = 4.0
-"""Less than the 5 s after which vLLM closes an idle connection, or requests would go out on dying ones."""
 AGAIN_SECONDS = 0.2
 ANSWER_LIMIT = 64 << 20
-READ_BUFFER_BYTES = 16 << 10
-"""aiohttp stops reading at twice this; for a client that does not keep up, no more than that is held."""
-RECEIVE_BUFFER_BYTES = 16 << 10
-"""The kernel's buffer for what a replica sends, which it doubles and which would grow to megabytes otherwise."""
-EVENT_STREAM = "text/event-stream"
+EVENT_STREAM = b"text/event-stream"
 
 log = logging.getLogger("service.gateway")
 
@@ -58,14 +49,11 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A replica's 200. `first` is the whole body, or of an event stream what came first; the rest is in `response`."""
+    """A replica's 200. `first` is the whole body, or of an event stream what came first; the rest comes from `wire`."""
 
-    response: aiohttp.ClientResponse
+    wire: Wire
     first: bytes
-
-    @property
-    def is_stream(self) -> bool:
-        return self.response.content_type == EVENT_STREAM
+    is_stream: bool
 
 
 class ReplicaFailed(Exception):
@@ -100,12 +88,9 @@ class Attempts:
 
 
 def open_session() -> aiohttp.ClientSession:
-    """The process's one client; needs a running event loop."""
+    """The process's one client for whatever is no completion; needs a running event loop."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS, socket_factory=_socket),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS),
-        read_bufsize=READ_BUFFER_BYTES,
-        auto_decompress=False,
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
         cookie_jar=aiohttp.DummyCookieJar(),
     )
 
@@ -113,13 +98,13 @@ def open_session() -> aiohttp.ClientSession:
 class Relay:
     def __init__(
         self,
-        session: aiohttp.ClientSession,
+        pool: Pool,
         placement: Placement,
         membership: Membership,
         pulse: Pulse,
         cold_wait: float,
     ) -> None:
-        self._session = session
+        self._pool = pool
         self._placement = placement
         self._membership = membership
         self._pulse = pulse
@@ -155,7 +140,7 @@ class Relay:
                 try:
                     yield reply
                 finally:
-                    reply.response.close()
+                    reply.wire.close()
                 return
 
     async def _after_failure(self, failure: ReplicaFailed, replica: Replica, call: Call, attempts: Attempts) -> None:
@@ -203,83 +188,71 @@ class Relay:
 
     async def _once(self, replica: Replica, call: Call, deadline: float) -> Reply:
         try:
-            async with self._pulse.wait(replica):
-                response = await self._post(replica, call, deadline)
+            wire = await self._pool.wire(replica.url)
+            with self._pulse.wait(replica, wire.fail):
                 try:
-                    return await _reply(response, call)
+                    return await self._asked(wire, replica, call, deadline)
                 except BaseException:
-                    response.close()
+                    wire.close()
                     raise
         except Silent as error:
             raise ReplicaFailed("it no longer answers anything") from error
         except ReplicaFailed:
             self._pulse.doubt(replica)
             raise
-        except aiohttp.SocketTimeoutError as error:
+        except WireSilent as error:
             raise Unavailable("The model server did not answer in time; try again.", code="replica_timeout") from error
-        except (aiohttp.ClientError, OSError) as error:
+        except WireError as error:
             news = not self._membership.is_suspect(replica)
             self._membership.suspect(replica)
-            taken = not isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
-            raise ReplicaFailed(f"{type(error).__name__}: {error}", news=news, taken=taken) from error
+            raise ReplicaFailed(str(error), news=news, taken=not isinstance(error, NotConnected)) from error
 
-    async def _post(self, replica: Replica, call: Call, deadline: float) -> aiohttp.ClientResponse:
-        headers = {
-            "Authorization": f"Bearer {replica.api_key}",
-            "Content-Type": "application/json",
-            "Accept-Encoding": "identity",
-            REQUEST_ID_HEADER: call.request_id,
-            TENANT_HEADER: call.tenant,
-        }
-        post = self._session.post(replica.url + call.path, data=call.body, headers=headers)
+    async def _asked(self, wire: Wire, replica: Replica, call: Call, deadline: float) -> Reply:
+        head = head_of(replica.url, call.path, replica.api_key)
+        own = f"{REQUEST_ID_HEADER}: {call.request_id}\r\n{TENANT_HEADER}: {call.tenant}\r\n"
+        wire.ask(head + own.encode(), call.body)
         # Only a stream says with its headers that the adapter is there; other answers also take as long as they are.
-        if not call.stream or not call.target.is_adapter:
-            return await post
-        clock = asyncio.timeout_at(deadline)
-        try:
-            async with clock:
-                return await post
-        except TimeoutError as error:
-            if not clock.expired():
-                raise
-            raise Unavailable(
-                "The model is being loaded; try again shortly.", code="adapter_loading", retry_after=5
-            ) from error
+        if call.stream and call.target.is_adapter:
+            clock = asyncio.get_running_loop().call_at(deadline, _still_loading, wire)
+            try:
+                await wire.begun()
+            finally:
+                clock.cancel()
+        else:
+            await wire.begun()
+        return await _reply(wire, call)
 
 
-def _socket(address: Any) -> socket.socket:
-    """As aiohttp makes it, with a small receive buffer: that has to be said before the connection is made."""
-    family, kind, protocol, _, _ = address
-    made = socket.socket(family, kind, protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-    return made
+def _still_loading(wire: Wire) -> None:
+    wire.fail(Unavailable("The model is being loaded; try again shortly.", code="adapter_loading", retry_after=5))
 
 
-async def _reply(response: aiohttp.ClientResponse, call: Call) -> Reply:
-    if response.status == 200 and response.content_type == EVENT_STREAM:
-        first = await response.content.readany()
+async def _reply(wire: Wire, call: Call) -> Reply:
+    if wire.status == 200 and wire.headers.get(b"content-type", b"").partition(b";")[0].strip().lower() == EVENT_STREAM:
+        first = await wire.read()
         if not first:
             raise ReplicaFailed("the stream ended before its first event")
         if first.startswith(FAILURE):
             body = first.partition(END)[0].removeprefix(DATA)
-            raise _refusal(status_inside(body), response, body, call)
-        return Reply(response, first)
-    body = await _whole(response, call)
-    if response.status == 200:
-        return Reply(response, body)
-    raise _refusal(response.status, response, body, call)
+            raise _refusal(status_inside(body), wire, body, call)
+        return Reply(wire, first, is_stream=True)
+    body = await _whole(wire, call)
+    if wire.status == 200:
+        return Reply(wire, body, is_stream=False)
+    raise _refusal(wire.status, wire, body, call)
 
 
-def _refusal(status: int, response: aiohttp.ClientResponse, body: bytes, call: Call) -> ApiError | ReplicaFailed:
-    problem = problem_of(status, response.headers, body, call.target)
+def _refusal(status: int, wire: Wire, body: bytes, call: Call) -> ApiError | ReplicaFailed:
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in wire.headers.items()}
+    problem = problem_of(status, headers, body, call.target)
     # A crash inside the engine may be this request's doing; only another engine is worth the question.
     return problem or ReplicaFailed(f"status {status}", repeat=status != 500)
 
 
-async def _whole(response: aiohttp.ClientResponse, call: Call) -> bytes:
+async def _whole(wire: Wire, call: Call) -> bytes:
     parts: list[bytes] = []
     size = 0
-    async for part in response.content.iter_any():
+    while part := await wire.read():
         size += len(part)
         if size > ANSWER_LIMIT:
             problem = f"The answer is larger than {ANSWER_LIMIT} bytes; ask for less at once, or for a stream."
@@ -290,4 +263,4 @@ async def _whole(response: aiohttp.ClientResponse, call: Call) -> bytes:
             except ApiError as problem:
                 raise AnswerDropped(problem) from problem
         parts.append(part)
-    return b"".join(parts)
+    return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -12,15 +12,14 @@ from contextlib import AsyncExitStack, suppress
 from functools import partial
 from types import TracebackType
 
-from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.contracts.ids import ProjectId, new_request_id
 from service.contracts.replica import WAIT_HEADER
 from service.errors import ApiError, Unavailable
 from service.gateway import fields
 from service.gateway.abandoned import Abandoned
-from service.gateway.client import Answer, read_body
+from service.gateway.client import Answer, connection_of, read_body
 from service.gateway.embeddings import not_embedding, parse_embedding
 from service.gateway.exchange import Answered, Booking, pass_on, whole_answer
 from service.gateway.fitting import check_fits
@@ -28,6 +27,7 @@ from service.gateway.heat import Heat
 from service.gateway.limits import Budgets, Held, Limits
 from service.gateway.outcomes import Outcome, Outcomes
 from service.gateway.place import Placement
+from service.gateway.pool import Pool
 from service.gateway.pulse import Pulse
 from service.gateway.relay import Call, Relay, open_session
 from service.gateway.request import CompletionRequest, check_type, parse
@@ -35,7 +35,7 @@ from service.gateway.resolve import Callers, Pseudonyms, Resolver, Target
 from service.gateway.responses import parse_response
 from service.gateway.shadows import Shadows
 from service.gateway.warm import Warmer
-from service.idempotency.once import Once, has_key
+from service.idempotency.once import RAW_KEY_HEADER, Once
 from service.limits.limiter import Limiter, estimate
 from service.limits.rates import Admission
 from service.replicas.membership import Membership
@@ -93,21 +93,24 @@ class Gateway:
         resources.notifications.subscribe("model", self._warmer.wake)
         resources.notifications.subscribe("replica", self.membership.wake)
 
-    def routes(self) -> list[BaseRoute]:
-        generating = [Route(path, Endpoint(self, path, read), methods=["POST"]) for path, read in PARSERS.items()]
-        return [*generating, Route(EMBEDDINGS, Embeddings(self), methods=["POST"])]
+    def endpoints(self) -> dict[str, ASGIApp]:
+        """What answers a POST, by its path."""
+        generating = {path: Endpoint(self, path, read) for path, read in PARSERS.items()}
+        return {**generating, EMBEDDINGS: Embeddings(self)}
 
     async def __aenter__(self) -> "Gateway":
         session = await self._stack.enter_async_context(open_session())
         pulse = Pulse(session, self.membership)
-        self._relay = Relay(session, self._placement, self.membership, pulse, self._cold_wait)
+        pool = await self._stack.enter_async_context(Pool())
+        self._relay = Relay(pool, self._placement, self.membership, pulse, self._cold_wait)
         self.abandoned = Abandoned(session)
         await self._stack.enter_async_context(self.spool.running())
         self._stack.push_async_callback(self.abandoned.look)
         await self.membership.refresh()
         warming = partial(self._warmer.run, session, self._placement)
         self._stack.push_async_callback(self.outcomes.flush)
-        for work in (self.membership.run, pulse.run, warming, self.limiter.run, self.outcomes.run, self.abandoned.run):
+        own = (self.limiter.run, self.outcomes.run, self.abandoned.run)
+        for work in (self.membership.run, pulse.run, pool.run, warming, *own):
             self._stack.push_async_callback(_ended, asyncio.create_task(_kept_running(work)))
         self._stack.push_async_callback(self.shadows.close)
         return self
@@ -164,7 +167,7 @@ class Gateway:
             async with self._relay.ask(call) as reply:
                 seconds = time.monotonic() - began
                 body, usage = whole_answer(reply, target)
-                waited = float(reply.response.headers.get(WAIT_HEADER, 0)) / 1000
+                waited = float(reply.wire.headers.get(WAIT_HEADER.encode(), 0)) / 1000
         except ApiError as problem:
             self._failed(target, problem, shadow=shadow)
             raise
@@ -211,18 +214,19 @@ class Endpoint:
         self._read = read
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        tenant = await caller(self._gateway, scope, self._path)
-        self._gateway.check_ready()
+        gateway, headers = self._gateway, dict(scope["headers"])
+        tenant = await caller(gateway, scope, headers, self._path)
+        gateway.check_ready()
         # From before the body: that is what takes memory.
-        with self._gateway.limits.counted(tenant.project_id, tenant.limits.streams) as held:
+        with gateway.limits.counted(tenant.project_id, tenant.limits.streams) as held:
             raw = await read_body(receive, held.take)
-            if has_key(scope):
-                work = partial(self._answer, tenant, held, raw, receive)
-                await self._gateway.once.answer(scope, receive, send, tenant.project_id, raw, work)
+            if RAW_KEY_HEADER in headers:
+                work = partial(self._answer, tenant, held, raw, scope)
+                await gateway.once.answer(scope, receive, send, tenant.project_id, raw, work)
             else:
-                await self._answer(tenant, held, raw, receive, send)
+                await self._answer(tenant, held, raw, scope, send)
 
-    async def _answer(self, tenant: Tenant, held: Held, raw: bytes, receive: Receive, send: Send) -> None:
+    async def _answer(self, tenant: Tenant, held: Held, raw: bytes, scope: Scope, send: Send) -> None:
         request = self._read(raw)
         target = await self._gateway.resolver.target(tenant.project_id, request.model, raw)
         check_fits(request, self._gateway.bases.get(target.base))
@@ -231,7 +235,7 @@ class Endpoint:
             headers = admission.headers
             if target.version is not None:
                 headers = [*headers, (VERSION_HEADER, target.name.encode())]
-            async with Answer(receive, send, headers) as answer:
+            with Answer(connection_of(scope), send, headers) as answer:
                 await self._gateway.exchange(self._path, tenant, request, target, answer, admission, held)
 
 
@@ -242,11 +246,12 @@ class Embeddings:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        tenant = await caller(self._gateway, scope, EMBEDDINGS)
+        headers = dict(scope["headers"])
+        tenant = await caller(self._gateway, scope, headers, EMBEDDINGS)
         with self._gateway.limits.counted(tenant.project_id, tenant.limits.streams) as held:
             raw = await read_body(receive, held.take)
             work = partial(self._answer, tenant.project_id, raw)
-            if has_key(scope):
+            if RAW_KEY_HEADER in headers:
                 await self._gateway.once.answer(scope, receive, send, tenant.project_id, raw, work)
             else:
                 await work(send)
@@ -257,9 +262,8 @@ class Embeddings:
         raise not_embedding(model)
 
 
-async def caller(gateway: Gateway, scope: Scope, path: str) -> Tenant:
+async def caller(gateway: Gateway, scope: Scope, headers: dict[bytes, bytes], path: str) -> Tenant:
     """Who asks, before the body is read. Raises Unauthenticated, RateLimited, Forbidden or UnsupportedMedia."""
-    headers: dict[bytes, bytes] = dict(scope["headers"])
     client = scope.get("client")
     address = client[0] if client else None
     tenant = await gateway.callers.tenant(headers.get(b"authorization", b"").decode("latin-1"), address)

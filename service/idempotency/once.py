@@ -18,10 +18,6 @@ from service.idempotency.route import KEY_HEADER, described, replay
 RAW_KEY_HEADER = KEY_HEADER.encode()
 
 
-def has_key(scope: Scope) -> bool:
-    return any(name == RAW_KEY_HEADER for name, _ in scope["headers"])
-
-
 class Once:
     def __init__(self, database: Database, secret: str) -> None:
         self._database, self._secret = database, secret

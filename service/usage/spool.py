@@ -30,7 +30,8 @@ from service.usage.ledger import UsageEntry
 SYNC_SECONDS = 0.05
 DELIVER_SECONDS = 1.0
 CLOSE_SECONDS = 5.0
-BATCH_ROWS = 1000
+BATCH_ROWS = 200
+"""Of one statement. To read, check and encode so many takes a millisecond or two, in which nobody is answered."""
 SEGMENT_BYTES = 16 << 20
 HELD_LIMIT = 10_000
 """Entries kept in memory while the disk takes none. Beyond it, `accepting` is False."""

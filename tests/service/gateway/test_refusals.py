@@ -113,6 +113,19 @@ def test_other_content_types_encodings_sizes_and_methods_are_refused(upstream: U
     assert len(upstream.bodies) == 1
 
 
+def test_an_unexpected_failure_is_a_500_without_its_cause(
+    service: Service, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("the secret cause")
+
+    monkeypatch.setattr(service.app.state.gateway.resolver, "target", broken)
+    answer = http.post("/chat/completions", json=chat(BASE), headers={"x-request-id": "of-the-500"})
+    assert (answer.status_code, error(answer)["type"]) == (500, "server_error")
+    assert "secret" not in answer.text
+    assert answer.headers["x-request-id"] == "of-the-500"
+
+
 def test_replicas_refusals_come_in_openais_words(upstream: Upstream, http: httpx2.Client, tenant: Tenant) -> None:
     def refused(status: int, body: bytes, **headers: str) -> httpx2.Response:
         async def answer(request: web.Request, asked: dict[str, Any]) -> web.Response:
