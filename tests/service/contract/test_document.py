@@ -52,6 +52,15 @@ def test_every_field_of_a_prompt_is_described() -> None:
     assert set(FIELDS) == known
 
 
+def test_what_holds_for_all_requests_is_said_at_the_beginning() -> None:
+    said = DOCUMENT["info"]["description"]
+    for word in ("x-request-id", "Idempotency-Key", "408", "413", "415", "422", "431", "64 KiB", "0.5 MiB", "512 MiB"):
+        assert word in said
+    for _, method, operation in OPERATIONS:
+        named = [parameter["name"] for parameter in operation.get("parameters", ())]
+        assert ("idempotency-key" in named) == (method == "post")
+
+
 def test_operations_are_named_once() -> None:
     assert len(set(ids)) == len(ids)
 
