@@ -120,6 +120,7 @@ STOCK = {
 NOT_CALLED = {
     "healthz": "for those who run the service",
     "readyz": "for those who run the service",
+    "metrics": "for those who run the service",
     "change_endpoint_by_patch": "the same as change_endpoint",
     "read_exported_file": "bytes, which `adapters.exports.download` fetches",
 }

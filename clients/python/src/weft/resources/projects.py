@@ -34,7 +34,9 @@ class RateLimits(SyncResource):
         project_id: str,
         max_requests_per_1_minute: int | Omit | None = omit,
         max_tokens_per_1_minute: int | Omit | None = omit,
+        max_management_requests_per_1_minute: int | Omit | None = omit,
         max_concurrent_jobs: int | Omit = omit,
+        max_queued_jobs: int | Omit | None = omit,
         max_concurrent_requests: int | Omit | None = omit,
         max_storage_bytes: int | Omit | None = omit,
         **extras: Unpack[Extras],
@@ -49,7 +51,9 @@ class RateLimits(SyncResource):
         body = {
             "max_requests_per_1_minute": max_requests_per_1_minute,
             "max_tokens_per_1_minute": max_tokens_per_1_minute,
+            "max_management_requests_per_1_minute": max_management_requests_per_1_minute,
             "max_concurrent_jobs": max_concurrent_jobs,
+            "max_queued_jobs": max_queued_jobs,
             "max_concurrent_requests": max_concurrent_requests,
             "max_storage_bytes": max_storage_bytes,
         }
@@ -73,7 +77,9 @@ class AsyncRateLimits(AsyncResource):
         project_id: str,
         max_requests_per_1_minute: int | Omit | None = omit,
         max_tokens_per_1_minute: int | Omit | None = omit,
+        max_management_requests_per_1_minute: int | Omit | None = omit,
         max_concurrent_jobs: int | Omit = omit,
+        max_queued_jobs: int | Omit | None = omit,
         max_concurrent_requests: int | Omit | None = omit,
         max_storage_bytes: int | Omit | None = omit,
         **extras: Unpack[Extras],
@@ -81,7 +87,9 @@ class AsyncRateLimits(AsyncResource):
         body = {
             "max_requests_per_1_minute": max_requests_per_1_minute,
             "max_tokens_per_1_minute": max_tokens_per_1_minute,
+            "max_management_requests_per_1_minute": max_management_requests_per_1_minute,
             "max_concurrent_jobs": max_concurrent_jobs,
+            "max_queued_jobs": max_queued_jobs,
             "max_concurrent_requests": max_concurrent_requests,
             "max_storage_bytes": max_storage_bytes,
         }

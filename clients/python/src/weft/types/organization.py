@@ -22,7 +22,9 @@ class RateLimit(BaseModel):
     model: str
     max_requests_per_1_minute: int | None = None
     max_tokens_per_1_minute: int | None = None
+    max_management_requests_per_1_minute: int | None = None
     max_concurrent_jobs: int | None = None
+    max_queued_jobs: int | None = None
     max_concurrent_requests: int | None = None
     max_storage_bytes: int | None = None
 
