@@ -16,7 +16,7 @@ from sqlalchemy.orm import DeclarativeBase
 from service.contracts.ids import ProjectId
 from service.settings import ServiceSettings
 
-SCHEMA = "0015"
+SCHEMA = "0016"
 """The newest revision in `migrations/versions`; the service starts over no other."""
 
 NAMING = {

@@ -15,6 +15,7 @@ from service.contracts.chat_template import chat_template
 
 TINY = "weft-tiny"
 WEIGHTS = "*.safetensors"
+TOKENIZER = "tokenizer.json"
 HUB_FILES = [WEIGHTS, "*.json", "*.jinja", "*.txt", "*.model"]
 FALLBACK_CONTEXT = 2048
 
@@ -54,6 +55,7 @@ def read(folder: Path, name: str) -> BaseModelInfo:
             hidden_size=text["hidden_size"],
             context_length=text.get("max_position_embeddings") or FALLBACK_CONTEXT,
             longest_token=longest_token(folder),
+            tokenizer=str(folder / TOKENIZER) if (folder / TOKENIZER).exists() else None,
             parameters=sum(parameters(path) for path in weights),
         )
     except (KeyError, IndexError, struct.error, ValueError, OSError) as error:
@@ -77,7 +79,7 @@ def fingerprint(files: list[Path]) -> str:
 
 def longest_token(folder: Path) -> int | None:
     """Characters of it as the tokenizer writes it, at least those of the text it is. None where there is no file."""
-    tokenizer = _json(folder / "tokenizer.json")
+    tokenizer = _json(folder / TOKENIZER)
     vocabulary = tokenizer.get("model", {}).get("vocab", ())
     # A mapping to ids or, of unigram models, pairs with scores.
     tokens = [entry if isinstance(entry, str) else entry[0] for entry in vocabulary]

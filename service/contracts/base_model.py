@@ -21,4 +21,7 @@ class BaseModelInfo(BaseModel):
     longest_token: int | None = Field(
         default=None, gt=0, description="Characters of the longest token, where known: none stands for more text."
     )
+    tokenizer: str | None = Field(
+        default=None, description="Its tokenizer.json, where the service can read it: it counts the tokens of files."
+    )
     parameters: int | None = Field(default=None, description="Number of weights, where known.")

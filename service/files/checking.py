@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from service.errors import Unavailable
 from service.files.inspection import PATIENCE, Findings
-from service.files.inspector import FRAME, MAX_FRAME, Order
+from service.files.inspector import COUNT_SECONDS, FRAME, MAX_FRAME, Order
 
 SECONDS_PER_MEGABYTE = 2
 LEAST_SECONDS = 30
@@ -64,22 +64,30 @@ class Inspector:
 
 @contextmanager
 def inspector(
-    purpose: str, max_line_bytes: int, size: int, *, patience: int = PATIENCE, compared: bool = False
+    purpose: str,
+    max_line_bytes: int,
+    size: int,
+    *,
+    patience: int = PATIENCE,
+    compared: bool = False,
+    tokenizer: str | None = None,
 ) -> Generator[Inspector]:
-    """A child for files of together `size` bytes, gone when the block ends."""
+    """A child for files of together `size` bytes, gone when the block ends. `tokenizer` is the file of one."""
+    seconds = LEAST_SECONDS + SECONDS_PER_MEGABYTE * (size >> 20)
     order = Order(
         purpose=purpose,
         max_line_bytes=max_line_bytes,
         patience=patience,
-        cpu_seconds=LEAST_SECONDS + SECONDS_PER_MEGABYTE * (size >> 20),
+        cpu_seconds=seconds + (2 * COUNT_SECONDS if tokenizer else 0),
         compared=compared,
+        tokenizer=tokenizer,
     )
     process = subprocess.Popen(
         [sys.executable, "-m", "service.files.inspector"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         # No secrets of ours; only where the code lies.
-        env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TOKENIZERS_PARALLELISM": "false"},
     )
     try:
         yield Inspector(process, order)

@@ -7,7 +7,7 @@ of examples only short fingerprints are remembered, up to EXAMPLES of them. Noth
 import hashlib
 import marshal
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import orjson
@@ -28,8 +28,12 @@ CHECKED_PURPOSES = frozenset({"fine-tune", "batch"})
 
 
 class Lengths(BaseModel):
-    """Examples by estimated tokens. `histogram` maps an upper bound, a power of two, to the examples up to it."""
+    """Examples by tokens. `histogram` maps an upper bound, a power of two, to the examples up to it.
 
+    Those of `counted` examples were counted; of the others they are estimated by their bytes.
+    """
+
+    counted: int = 0
     total: int = 0
     longest: int = 0
     histogram: dict[int, int] = {}
@@ -61,7 +65,10 @@ class Findings(BaseModel):
 
 
 class Inspection:
-    """Fed with the file's bytes in order. `others` are the fingerprints of a second file, with their lines."""
+    """Fed with the file's bytes in order. `others` are the fingerprints of a second file, with their lines.
+
+    `count` gives the tokens of texts, or None once it counts no more.
+    """
 
     def __init__(
         self,
@@ -70,10 +77,13 @@ class Inspection:
         others: Mapping[int, int] | None = None,
         *,
         patience: int = PATIENCE,
+        count: Callable[[Iterable[str]], int | None] | None = None,
     ) -> None:
         rules = RequestCheck() if purpose == "batch" else check_line
         self._check = DatasetCheck(max_line_bytes, rules, self._take, kept=KEPT_PROBLEMS, patience=patience)
         self._others = others
+        self._count = count
+        self._counted = self._counted_bytes = self._counted_tokens = 0
         self._longest = self._total = 0
         self._histogram: Counter[int] = Counter()
         self._duplicates = Repeats()
@@ -96,13 +106,13 @@ class Inspection:
             given_up=check.given_up,
             problems=check.problems,
             counts=dict(check.counts.most_common()),
-            lengths=Lengths(total=self._total, longest=self._longest, histogram=histogram),
+            lengths=Lengths(counted=self._counted, total=self._total, longest=self._longest, histogram=histogram),
             duplicates=self._duplicates,
             overlap=None if self._others is None else self._overlap,
         )
 
     def _take(self, number: int, line: Line) -> None:
-        tokens = -(-text_bytes(line.value) // BYTES_PER_TOKEN)
+        tokens = self._tokens(line.value)
         self._total += tokens
         self._longest = max(self._longest, tokens)
         self._histogram[(max(tokens, 1) - 1).bit_length()] += 1
@@ -112,6 +122,18 @@ class Inspection:
             self.fingerprints.setdefault(mark, number)
         if self._others is not None:
             _count(self._overlap, number, self._others.get(mark))
+
+    def _tokens(self, value: dict[str, Any]) -> int:
+        size = text_bytes(value)
+        counted = None if self._count is None else self._count(texts(value))
+        if counted is not None:
+            self._counted += 1
+            self._counted_bytes += size
+            self._counted_tokens += counted
+            return counted
+        if self._counted_tokens:
+            return -(-size * self._counted_tokens // self._counted_bytes)
+        return -(-size // BYTES_PER_TOKEN)
 
 
 def fingerprint(value: dict[str, Any]) -> int:
@@ -128,17 +150,21 @@ def fingerprint(value: dict[str, Any]) -> int:
 
 
 def text_bytes(value: Any) -> int:
-    """How long the strings in `value` are, without recursion: nesting is the sender's choice."""
-    total, waiting = 0, [value]
+    """How long the strings in `value` are."""
+    return sum(len(text.encode()) for text in texts(value))
+
+
+def texts(value: Any) -> Iterator[str]:
+    """The strings in `value`, without recursion: nesting is the sender's choice."""
+    waiting = [value]
     while waiting:
         item = waiting.pop()
         if isinstance(item, str):
-            total += len(item.encode())
+            yield item
         elif isinstance(item, dict):
             waiting.extend(cast("dict[str, Any]", item).values())
         elif isinstance(item, list):
             waiting.extend(cast("list[Any]", item))
-    return total
 
 
 def _count(repeats: Repeats, line: int, before: int | None) -> None:

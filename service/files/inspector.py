@@ -9,7 +9,7 @@ import os
 import resource
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from pydantic import BaseModel
@@ -17,6 +17,10 @@ from pydantic import BaseModel
 from service.files.inspection import Inspection
 
 MEMORY_BYTES = 1 << 30
+TOKENIZER_BYTES = 1 << 30
+"""More, of addresses, where a tokenizer is loaded: large ones have a quarter of a million tokens."""
+COUNT_SECONDS = 20
+"""Of processor time for counting tokens; what is left then is estimated."""
 NICE = 10
 FRAME = struct.Struct(">I")
 MAX_FRAME = 8 << 20
@@ -28,11 +32,13 @@ class Order(BaseModel):
     patience: int
     cpu_seconds: int
     compared: bool = False
+    tokenizer: str | None = None
 
 
 def main(source: BinaryIO, target: BinaryIO) -> None:
     order = Order.model_validate_json(source.readline(4096))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    memory = MEMORY_BYTES + (TOKENIZER_BYTES if order.tokenizer else 0)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CPU, (order.cpu_seconds, order.cpu_seconds + 1))
     os.nice(NICE)
     others = None
@@ -42,12 +48,20 @@ def main(source: BinaryIO, target: BinaryIO) -> None:
             other.feed(piece)
         other.finish()
         others = other.fingerprints
-    inspection = Inspection(order.purpose, order.max_line_bytes, others, patience=order.patience)
+    count = None if order.tokenizer is None else _count(order.tokenizer)
+    inspection = Inspection(order.purpose, order.max_line_bytes, others, patience=order.patience, count=count)
     for piece in pieces(source):
         inspection.feed(piece)
         if inspection.given_up:
             break
     target.write(inspection.finish().model_dump_json().encode())
+
+
+def _count(tokenizer: str) -> Callable[[Iterable[str]], int | None] | None:
+    # Here and not above: the service imports this module, and has no use for the library.
+    from service.files import tokens
+
+    return tokens.load(tokenizer, COUNT_SECONDS)
 
 
 def pieces(source: BinaryIO) -> Iterator[bytes]:

@@ -48,6 +48,8 @@ class ReportRow(Base):
     sha256: Mapped[str] = mapped_column(primary_key=True)
     purpose: Mapped[str] = mapped_column(primary_key=True)
     compared_sha256: Mapped[str] = mapped_column(primary_key=True, default="")
+    tokenizer: Mapped[str] = mapped_column(primary_key=True, default="")
+    """The sha256 of that which counted the tokens; empty where they are estimated."""
     rules: Mapped[int] = mapped_column(primary_key=True)
     report: Mapped[dict[str, Any]] = mapped_column(JSONB)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -9,11 +9,14 @@ from service.files.inspection import RULES, Findings
 from service.files.models import ReportRow
 
 
-async def recall(session: AsyncSession, sha256: str, purpose: str, compared: str = "") -> Findings | None:
+async def recall(
+    session: AsyncSession, sha256: str, purpose: str, compared: str = "", tokenizer: str = ""
+) -> Findings | None:
     query = select(ReportRow.report).where(
         ReportRow.sha256 == sha256,
         ReportRow.purpose == purpose,
         ReportRow.compared_sha256 == compared,
+        ReportRow.tokenizer == tokenizer,
         ReportRow.rules == RULES,
     )
     report = await session.scalar(query)
@@ -21,13 +24,20 @@ async def recall(session: AsyncSession, sha256: str, purpose: str, compared: str
 
 
 async def keep(
-    session: AsyncSession, project: ProjectId, sha256: str, purpose: str, findings: Findings, compared: str = ""
+    session: AsyncSession,
+    project: ProjectId,
+    sha256: str,
+    purpose: str,
+    findings: Findings,
+    compared: str = "",
+    tokenizer: str = "",
 ) -> None:
     row = insert(ReportRow).values(
         project_id=project,
         sha256=sha256,
         purpose=purpose,
         compared_sha256=compared,
+        tokenizer=tokenizer,
         rules=RULES,
         report=findings.model_dump(mode="json"),
     )

@@ -85,8 +85,8 @@ async def get_validation(
     file_id: str, tenant: CurrentTenant, resources: CurrentResources, compare: str | None = None
 ) -> Validation:
     """Problems by line, lengths, duplicates and, with `compare`, which examples are in that other file too."""
-    row, findings = await validation.validate(resources, tenant, file_id, compare)
-    return Validation.of(row, findings, compare)
+    found = await validation.validate(resources, tenant, file_id, compare)
+    return Validation.of(found.row, found.findings, compare, found.base)
 
 
 @router.get("/{file_id}/content", response_class=StreamingResponse, responses=BYTES)

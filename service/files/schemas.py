@@ -61,9 +61,15 @@ class LineProblem(BaseModel):
 
 
 class Lengths(BaseModel):
-    """Of the valid lines, in tokens; an estimate by bytes, since each base model counts in its own way."""
+    """Of the valid lines' texts, in tokens; what a chat template adds to them is not in it.
 
-    method: Literal["bytes/4"] = "bytes/4"
+    Counted by the tokenizer of `model`, or estimated by bytes where the service has none. `estimated` is true also
+    where so much of a large file was counted that the rest is reckoned from it.
+    """
+
+    method: Literal["tokenizer", "bytes/4"]
+    model: str | None
+    estimated: bool
     total: int
     mean: float
     max: int
@@ -119,9 +125,7 @@ class Validation(BaseModel):
     overlap: Overlap | None
 
     @classmethod
-    def of(cls, row: FileRow, found: Findings, compared: str | None) -> "Validation":
-        histogram = [Bucket(up_to=bound, examples=count) for bound, count in found.lengths.histogram.items()]
-        mean = round(found.lengths.total / found.examples, 1) if found.examples else 0.0
+    def of(cls, row: FileRow, found: Findings, compared: str | None, base: str | None) -> "Validation":
         repeats = [Duplicate(line=pair.line, first_line=pair.same_as) for pair in found.duplicates.lines]
         return cls(
             file_id=row.id,
@@ -132,12 +136,25 @@ class Validation(BaseModel):
             valid=found.examples,
             problems=[LineProblem.model_validate(described(problem)) for problem in found.problems],
             problem_counts=found.counts,
-            tokens=Lengths(total=found.lengths.total, mean=mean, max=found.lengths.longest, histogram=histogram),
+            tokens=_lengths(found, base),
             duplicates=Duplicates(
                 examples=found.duplicates.examples, examined=found.duplicates.examined, lines=repeats
             ),
             overlap=_overlap(found, compared),
         )
+
+
+def _lengths(found: Findings, base: str | None) -> Lengths:
+    lengths = found.lengths
+    return Lengths(
+        method="tokenizer" if lengths.counted else "bytes/4",
+        model=base if lengths.counted else None,
+        estimated=lengths.counted < max(found.examples, 1),
+        total=lengths.total,
+        mean=round(lengths.total / found.examples, 1) if found.examples else 0.0,
+        max=lengths.longest,
+        histogram=[Bucket(up_to=bound, examples=count) for bound, count in lengths.histogram.items()],
+    )
 
 
 def _overlap(found: Findings, compared: str | None) -> Overlap | None:

@@ -1,5 +1,7 @@
 """The report on a stored file: what was found when it came, or else is found now, in a child beside the service.
 
+Tokens are counted now where the service has a base's tokenizer: too slow for a file on its way in, which waits.
+
 A content is looked through once for each project and at most one at a time for each; whoever asks meanwhile waits for
 the same answer, and after WAIT_SECONDS is told to ask again while the work goes on.
 """
@@ -8,7 +10,10 @@ import asyncio
 import hashlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 from weakref import WeakValueDictionary
 
 from service.contracts.ids import FileId, ProjectId
@@ -17,6 +22,7 @@ from service.contracts.store import StoreError
 from service.errors import InvalidRequest, Unavailable
 from service.files import reports
 from service.files.checking import Inspector, in_thread, inspector
+from service.files.counting import Counting, counting
 from service.files.inspection import CHECKED_PURPOSES, Findings
 from service.files.lookup import find_file, whole
 from service.files.models import FileRow
@@ -29,30 +35,46 @@ PIECE_BYTES = 1 << 20
 log = logging.getLogger("service.files")
 
 _turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-_running: dict[tuple[str, str, str, str], asyncio.Task[Findings]] = {}
+Key = tuple[str, str, str, str, str]
+_running: dict[Key, asyncio.Task[Findings]] = {}
 
 
-async def validate(resources: Resources, tenant: Tenant, file_id: str, compare: str | None) -> tuple[FileRow, Findings]:
-    """The file's row and what is found in it, also beside the file `compare`. Raises Unavailable where that lasts."""
+@dataclass(frozen=True)
+class Validated:
+    """`base` is the model whose tokenizer counts, None where there is none."""
+
+    row: FileRow
+    findings: Findings
+    base: str | None
+
+
+async def validate(resources: Resources, tenant: Tenant, file_id: str, compare: str | None) -> Validated:
+    """What is found in the file, also beside the file `compare`. Raises Unavailable where that lasts."""
+    by = await asyncio.to_thread(counting, resources.settings.base_models)
+    counter = by.sha256 if by else ""
     async with resources.database.tenant(tenant.project_id) as session:
         row = _checked(await find_file(session, file_id), "id")
         other = None if compare is None else _comparable(row, await find_file(session, compare))
-        known = await reports.recall(session, row.sha256, row.purpose, other.sha256 if other else "")
-    if known is not None:
-        return row, known
-    key = (tenant.project_id, row.sha256, row.purpose, other.sha256 if other else "")
+        known = await reports.recall(session, row.sha256, row.purpose, other.sha256 if other else "", counter)
+    if known is None:
+        key = (tenant.project_id, row.sha256, row.purpose, other.sha256 if other else "", counter)
+        known = await _awaited(key, partial(_found, resources, row, other, by))
+    return Validated(row, known, by.base if by else None)
+
+
+async def _awaited(key: Key, find: Callable[[], Coroutine[Any, Any, Findings]]) -> Findings:
     task = _running.get(key)
     if task is None:
-        task = _running[key] = asyncio.create_task(_found(resources, row, other))
+        task = _running[key] = asyncio.create_task(find())
         task.add_done_callback(lambda done: _forget(key, done))
     try:
-        return row, await asyncio.wait_for(asyncio.shield(task), WAIT_SECONDS)
+        return await asyncio.wait_for(asyncio.shield(task), WAIT_SECONDS)
     except TimeoutError as error:
         message = "The file is still being looked through; ask again for its report."
         raise Unavailable(message, code="validation_running", retry_after=5) from error
 
 
-def _forget(key: tuple[str, str, str, str], done: asyncio.Task[Findings]) -> None:
+def _forget(key: Key, done: asyncio.Task[Findings]) -> None:
     del _running[key]
     if not done.cancelled() and done.exception() is not None:
         log.warning("a file was not looked through: %s", type(done.exception()).__name__)
@@ -78,19 +100,21 @@ def _comparable(row: FileRow, other: FileRow) -> FileRow:
     return whole(other)
 
 
-async def _found(resources: Resources, row: FileRow, other: FileRow | None) -> Findings:
+async def _found(resources: Resources, row: FileRow, other: FileRow | None, by: Counting | None) -> Findings:
     async with _turns.setdefault(row.project_id, asyncio.Lock()):
-        findings = await in_thread(lambda stop: _inspected(resources, row, other, stop))
+        findings = await in_thread(lambda stop: _inspected(resources, row, other, by, stop))
     async with resources.database.tenant(ProjectId(row.project_id)) as session:
-        compared = other.sha256 if other else ""
-        await reports.keep(session, ProjectId(row.project_id), row.sha256, row.purpose, findings, compared)
+        kept = (row.sha256, row.purpose, findings, other.sha256 if other else "", by.sha256 if by else "")
+        await reports.keep(session, ProjectId(row.project_id), *kept)
     return findings
 
 
-def _inspected(resources: Resources, row: FileRow, other: FileRow | None, stop: threading.Event) -> Findings:
+def _inspected(
+    resources: Resources, row: FileRow, other: FileRow | None, by: Counting | None, stop: threading.Event
+) -> Findings:
     size = row.bytes + (other.bytes if other else 0)
     line = resources.settings.max_line_bytes
-    with inspector(row.purpose, line, size, compared=other is not None) as child:
+    with inspector(row.purpose, line, size, compared=other is not None, tokenizer=by.path if by else None) as child:
         if other is not None:
             _feed(child, resources, other, stop)
             child.end_file()

@@ -16,25 +16,40 @@ from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 
 from service import errors
+from service.connections import HEAD_BYTES, HEAD_FIELDS
 from service.idempotency.route import KEY_HEADER
 from service.monitoring import require_reader
 from service.openapi import inference
+from service.settings import ServiceSettings
 from service.tenants.auth import current_tenant, require_admin
 
 Document = dict[str, Any]
 
 VERSION: Final = "1"
 INTERNAL: Final = "/internal/"
-DESCRIPTION: Final = """Fine-tuning and inference that an organisation runs itself, by OpenAI's contract.
 
-Every answer has an `x-request-id`. Every error has OpenAI's envelope, `{"error": {message, type, param, code}}`.
-An id of another project is answered like one that does not exist. A request's headers may be 100 and have 64 KiB
-together; more are a 431, and a request that does not arrive in time is a 408.
+
+def _mebibytes(setting: str) -> str:
+    """The setting's default, for people."""
+    return f"{ServiceSettings.model_fields[setting].default / (1 << 20):g} MiB"
+
+
+DESCRIPTION: Final = f"""Fine-tuning and inference that an organisation runs itself, by OpenAI's contract.
+
+Every answer has an `x-request-id`. Every error has OpenAI's envelope, `{{"error": {{message, type, param, code}}}}`.
+An id of another project is answered like one that does not exist.
+
+A request's headers may be {HEAD_FIELDS} and have {HEAD_BYTES >> 10} KiB together; more are a 431. A request that does
+not arrive in time is a 408. Unless the installation has other limits, a body may have {_mebibytes("max_body_bytes")},
+a prompt {_mebibytes("max_prompt_bytes")}, a file {_mebibytes("max_file_bytes")} and a part of an upload
+{_mebibytes("max_part_bytes")}, no body without a `Content-Length` more than
+{_mebibytes("max_unannounced_bytes")}; larger ones are a 413, and compressed ones a 415.
 
 A POST with an `Idempotency-Key` happens once in 24 hours: repeats get the first answer, with `idempotent-replayed:
 true`, or 409 `idempotency_in_flight` while there is none yet. Of a prompt it holds for 10 minutes after the answer. An
 answer that was streamed, or is longer than 1 MiB, is not given again: repeats get 409 `idempotency_answer_not_kept`.
-What failed, and a stream that its client left, may be asked again under the same key.
+Under a key that was used for another request the answer is 422 `idempotency_key_reused`. What failed, and a stream that
+its client left, may be asked again under the same key.
 """
 TAGS: Final = {
     "inference": "Answers of base models and fine-tuned models.",

@@ -45,10 +45,12 @@ def test_the_tiny_base_is_the_default() -> None:
 
 @pytest.mark.parametrize("vocabulary", [{"a": 0, "\u0120long": 1}, [["a", -1.0], ["\u0120long", -2.0]]])
 def test_the_longest_token_is_of_the_vocabulary_or_added_to_it(folder: Path, vocabulary: object) -> None:
-    assert base_model.describe(str(folder)).longest_token is None
+    facts = base_model.describe(str(folder))
+    assert (facts.longest_token, facts.tokenizer) == (None, None)
     tokenizer: dict[str, object] = {"model": {"vocab": vocabulary}}
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    assert base_model.describe(str(folder)).longest_token == 5
+    facts = base_model.describe(str(folder))
+    assert (facts.longest_token, facts.tokenizer) == (5, str(folder / "tokenizer.json"))
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer | {"added_tokens": [{"content": "<|begin|>"}]}))
     assert base_model.describe(str(folder)).longest_token == 9
 

@@ -15,7 +15,7 @@ from textwrap import fill
 from typing import Any
 
 import openai
-from openai._resource import SyncAPIResource
+from openai._resource import AsyncAPIResource, SyncAPIResource
 
 GROUPS = ("files", "uploads", "fine_tuning", "models", "chat.completions", "completions", "batches", "webhooks")
 JOB_EVENTS: list[Any] = ["fine_tuning.job.succeeded"]
@@ -179,9 +179,9 @@ DIFFERENCES = (
 """What no method's line in the table says."""
 
 
-def methods() -> Iterator[str]:
+def methods(kind: type[openai.OpenAI | openai.AsyncOpenAI] = openai.OpenAI) -> Iterator[str]:
     """Of the groups in the installed package, by introspection."""
-    client = openai.OpenAI(api_key="none")
+    client = kind(api_key="none")
     for group in GROUPS:
         resource: Any = client
         for part in group.split("."):
@@ -194,7 +194,7 @@ def _methods(resource: Any, path: str) -> Iterator[str]:
         if name.startswith(("_", "with_")):
             continue
         found = getattr(resource, name)
-        if isinstance(found, SyncAPIResource):
+        if isinstance(found, SyncAPIResource | AsyncAPIResource):
             yield from _methods(found, f"{path}.{name}")
         elif callable(found):
             yield f"{path}.{name}"

@@ -181,6 +181,7 @@ class Maker:
         adapter = self.adapter(model)
         (delivery,) = self.http.get(f"/webhook_endpoints/{endpoint}/deliveries").json()["data"]
         return {
+            "project": self.project,
             "file": self.file(),
             "other file": self.file(),
             "batch file": self.batch_file(),

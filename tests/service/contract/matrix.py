@@ -3,9 +3,11 @@
 The places in paths come from the API's own document; those in queries and bodies are listed.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import httpx2
@@ -16,6 +18,8 @@ from tests.service.contract.compatibility import LINES
 from tests.service.contract.conftest import BASE, Tenant
 
 KINDS = {
+    "project_id": "project",
+    "fine_tuned_model_checkpoint": "model",
     "file_id": "file",
     "upload_id": "upload",
     "fine_tuning_job_id": "job",
@@ -29,10 +33,19 @@ KINDS = {
     "evaluation_id": "evaluation",
 }
 """The kind of thing that a parameter of a path names."""
-PARTS = {"version": "v1", "alias": "default", "path": "adapter_config.json"}
+PARTS = {
+    "version": "v1",
+    "alias": "default",
+    "path": "adapter_config.json",
+    "permission_id": "cp_1",
+    "api_key_id": "key_1",
+    "account_id": "svc_1",
+    "rate_limit_id": "rl-all-models",
+}
 """Parameters that name a part of the thing beside them, and are the same for everybody."""
 
 UNKNOWN = {
+    "project": "proj_" + "0" * 24,
     "file": "file-" + "0" * 24,
     "job": "ftjob-" + "0" * 24,
     "model": f"ft:{BASE}:weft::" + "0" * 8,
@@ -85,20 +98,19 @@ class Place:
 
 
 def places() -> list[Place]:
-    return [*_in_paths(), *IN_QUERIES, *IN_BODIES]
+    return [*_in_paths(), *IN_QUERIES, *IN_BODIES, *IN_HEADERS]
 
 
 def _in_paths() -> Iterator[Place]:
     for path, method, operation in operations(document(public_routes())):
-        names = re.findall(r"{(\w+)}", path)
-        if not names or operation["security"] != [{"ProjectKey": []}]:
-            continue
         options = tuple(BODIES.get(operation["operationId"], {}).items())
-        for name in (name for name in names if name not in PARTS):
+        # The administrator's routes know no tenant, whatever one asks them for.
+        status = 401 if operation["security"] == [{"AdminKey": []}] else 404
+        for name in (name for name in re.findall(r"{(\w+)}", path) if name in KINDS):
             # Of several, the others are the caller's own.
             named = re.sub(r"{(\w+)}", lambda match, name=name: _slot(match[1], name), path)
             for kind in [KINDS[name]] + (["checkpoint model", "adapter"] if name == "model" else []):
-                yield Place(method.upper(), named.removeprefix("/v1"), kind, options)
+                yield Place(method.upper(), named.removeprefix("/v1"), kind, options, status)
 
 
 def _slot(name: str, asked: str) -> str:
@@ -113,18 +125,33 @@ def _query(**fields: Any) -> tuple[tuple[str, Any], ...]:
     return (("params", fields),)
 
 
-PROMPTS = (
-    ("/chat/completions", {"messages": MESSAGES}),
-    ("/completions", {"prompt": "Hi"}),
-    ("/responses", {"input": "Hi"}),
+PROMPTS = {
+    "/chat/completions": {"messages": MESSAGES},
+    "/completions": {"prompt": "Hi"},
+    "/responses": {"input": "Hi"},
+}
+MODELS = (
+    ("model", "{id}"),
+    ("checkpoint model", "{id}"),
+    ("adapter", "{id}"),
+    ("adapter", "{id}@default"),
+    ("adapter", "{id}@v1"),
+    ("registered adapter", "{id}"),
+    ("version", "{id}"),
+    ("job", "{id}"),
+    ("checkpoint", "{id}"),
 )
+"""What may be tried where a model is named."""
 JOB = {"object": "fine_tuning.job", "model": "gpt-4.1-nano"}
 JOBS, ESTIMATES = "/fine_tuning/jobs", "/fine_tuning/estimates"
+UNKNOWN_FILES = dict.fromkeys(("adapter_config.json", "adapter_model.safetensors"), UNKNOWN["file"])
 JUDGE = {"type": "score_model", "input": MESSAGES}
 IN_QUERIES = [
     Place("GET", "/files", "file", _query(after="{id}"), 400),
     Place("GET", JOBS, "job", _query(after="{id}"), 400),
     Place("GET", JOBS + "/{own job}/events", "event", _query(after="{id}"), 400),
+    Place("GET", JOBS + "/{id}/events", "job", _query(stream="true")),
+    Place("GET", JOBS + "/{own job}/events", "event", _query(stream="true", after="{id}"), 400),
     Place("GET", JOBS + "/{own job}/checkpoints", "checkpoint", _query(after="{id}"), 400),
     Place("GET", "/batches", "batch", _query(after="{id}"), 400),
     Place("GET", "/webhook_endpoints", "endpoint", _query(after="{id}"), 400),
@@ -143,11 +170,13 @@ IN_BODIES = [
         for kind, fields, status in (
             ("file", {"model": BASE, "training_file": "{id}"}, 400),
             ("file", {"model": BASE, "training_file": "{own file}", "validation_file": "{id}"}, 400),
-            ("model", {"model": "{id}", "training_file": "{own file}"}, 404),
-            ("checkpoint model", {"model": "{id}", "training_file": "{own file}"}, 404),
-            ("adapter", {"model": "{id}", "training_file": "{own file}"}, 404),
+            *((kind, {"model": name, "training_file": "{own file}"}, 404) for kind, name in MODELS),
+            # A name for the caller's own: another's adapter of this name is nothing to it.
+            ("adapter", {"model": BASE, "training_file": "{own file}", "adapter": "{id}", "dry_run": True}, 200),
         )
     ),
+    Place("POST", "/adapters", "adapter", _json(name="{id}", **{"from": {"type": "job", "job_id": UNKNOWN["job"]}})),
+    Place("POST", "/adapters/imports", "adapter", _json(adapter="{id}", files=UNKNOWN_FILES), 400),
     *(
         Place("POST", "/adapters/imports", "file", _json(adapter="bot-new", files=files), 400)
         for files in (
@@ -171,19 +200,28 @@ IN_BODIES = [
         for path in (JOBS, ESTIMATES)
         for kind, evaluation, status in (
             ("file", {"file_id": "{id}"}, 400),
-            *((kind, {"grader": JUDGE | {"model": "{id}"}}, 404) for kind in ("model", "adapter")),
+            *((kind, {"grader": JUDGE | {"model": name}}, 404) for kind, name in MODELS),
         )
     ),
     *(
         Place("POST", "/adapters/{own adapter}/evaluations", kind, _json(version=1, **body), status)
         for kind, body, status in (
             ("file", {"file_id": "{id}", "grader": {"type": "exact_match"}}, 400),
-            ("model", {"file_id": "{own file}", "grader": JUDGE | {"model": "{id}"}}, 404),
-            ("adapter", {"file_id": "{own file}", "grader": JUDGE | {"model": "{id}"}}, 404),
+            *((kind, {"file_id": "{own file}", "grader": JUDGE | {"model": name}}, 404) for kind, name in MODELS),
         )
     ),
     Place("POST", "/fine_tuning/imports", "file", _json(job=JOB, training_file="{id}", model=BASE), 400),
-    Place("POST", "/fine_tuning/imports", "model", _json(job=JOB, training_file="{own file}", model="{id}"), 404),
+    Place(
+        "POST",
+        "/fine_tuning/imports",
+        "file",
+        _json(job=JOB, training_file="{own file}", validation_file="{id}", model=BASE),
+        400,
+    ),
+    *(
+        Place("POST", "/fine_tuning/imports", kind, _json(job=JOB, training_file="{own file}", model=name))
+        for kind, name in MODELS
+    ),
     Place(
         "POST",
         "/batches",
@@ -192,9 +230,14 @@ IN_BODIES = [
     ),
     Place("POST", "/uploads/{own upload}/complete", "part", _json(part_ids=["{id}"]), 400),
     *(
-        Place("POST", path, kind, _json(model="{id}", **prompt))
-        for path, prompt in PROMPTS
-        for kind in ("model", "checkpoint model", "adapter")
+        Place("POST", path, kind, _json(model=name, **prompt))
+        for path, prompt in (PROMPTS | {"/embeddings": {"input": "Hi"}}).items()
+        for kind, name in MODELS
+    ),
+    *(
+        Place("POST", path, kind, _json(model="{id}", stream=True, **prompt))
+        for path, prompt in PROMPTS.items()
+        for kind in ("model", "adapter")
     ),
     *(
         Place("POST", path, kind, _json(**{**beside, member: {"type": source, name: "{id}"}}))
@@ -211,16 +254,27 @@ IN_BODIES = [
         )
     ),
 ]
+IN_HEADERS = [
+    # OpenAI's clients can name a project. The key alone says which it is.
+    Place("GET", "/files/{own file}", "project", (("headers", {"openai-project": "{id}"}),), 200),
+]
 
 
 def ask(url: str, caller: Tenant, place: Place, value: str) -> tuple[int, str]:
     """Status and body, with the asked id taken out of it."""
-    headers = {"authorization": f"Bearer {caller.key}"}
-    options = {name: _filled(given, caller, value) for name, given in place.options}
-    answer = httpx2.request(
-        place.method, f"{url}/v1{_filled(place.path, caller, value)}", headers=headers, timeout=60, **options
+    options: dict[str, Any] = {name: _filled(given, caller, value) for name, given in place.options}
+    headers = {"authorization": f"Bearer {caller.key}"} | options.pop("headers", {})
+    answer = _client().request(
+        place.method, f"{url}/v1{_filled(place.path, caller, value)}", headers=headers, **options
     )
+    assert answer.headers["x-request-id"]
     return answer.status_code, answer.text.replace(value, "{id}")
+
+
+@cache
+def _client() -> httpx2.Client:
+    """One for all: each new one reads all certificates of this machine."""
+    return httpx2.Client(timeout=60)
 
 
 def _filled(given: Any, caller: Tenant, value: str) -> Any:
@@ -241,4 +295,5 @@ def leaks(url: str, caller: Tenant, owner: Tenant, place: Place) -> str | None:
     unknown = ask(url, caller, place, UNKNOWN[place.kind])
     if foreign != unknown:
         return f"{place}: {foreign} is not {unknown}"
-    return None if foreign[0] == place.status else f"{place}: {foreign}"
+    coded = foreign[0] == 200 or json.loads(foreign[1])["error"]["code"]
+    return None if foreign[0] == place.status and coded else f"{place}: {foreign}"

@@ -22,6 +22,7 @@ STORED = Path(__file__).parents[3] / "docs/openapi.json"
 DOCUMENT = document(public_routes())
 OPERATIONS = list(operations(DOCUMENT))
 DOCS = re.compile(r"/docs(/.*)?|/openapi\.json")
+HTTP = httpx2.Client(timeout=20)
 ids = [operation["operationId"] for _, _, operation in OPERATIONS]
 
 
@@ -30,7 +31,7 @@ def test_the_stored_document_is_current() -> None:
 
 
 def test_the_service_shows_the_same_document(service: Service) -> None:
-    assert httpx2.get(f"{service.url}/openapi.json").json() == DOCUMENT
+    assert HTTP.get(f"{service.url}/openapi.json").json() == DOCUMENT
 
 
 def test_every_public_route_is_described_and_nothing_else(service: Service) -> None:
@@ -51,6 +52,15 @@ def test_every_field_of_a_prompt_is_described() -> None:
     assert set(FIELDS) == known
 
 
+def test_what_holds_for_all_requests_is_said_at_the_beginning() -> None:
+    said = DOCUMENT["info"]["description"]
+    for word in ("x-request-id", "Idempotency-Key", "408", "413", "415", "422", "431", "64 KiB", "0.5 MiB", "512 MiB"):
+        assert word in said
+    for _, method, operation in OPERATIONS:
+        named = [parameter["name"] for parameter in operation.get("parameters", ())]
+        assert ("idempotency-key" in named) == (method == "post")
+
+
 def test_operations_are_named_once() -> None:
     assert len(set(ids)) == len(ids)
 
@@ -69,14 +79,14 @@ def test_an_operation_is_explained(path: str, method: str, operation: dict[str, 
 def test_a_key_is_asked_for_where_the_document_says_so(
     service: Service, path: str, method: str, operation: dict[str, Any]
 ) -> None:
-    answer = httpx2.request(method.upper(), service.url + re.sub("{.*?}", "x", path))
+    answer = HTTP.request(method.upper(), service.url + re.sub("{.*?}", "x", path))
     assert (answer.status_code == 401) == bool(operation["security"])
     assert answer.headers["x-request-id"]
 
 
 @pytest.mark.parametrize("path", DOCUMENT["paths"])
 def test_a_method_that_a_path_does_not_take_is_a_405(service: Service, path: str) -> None:
-    answer = httpx2.request("TRACE", service.url + re.sub("{.*?}", "x", path))
+    answer = HTTP.request("TRACE", service.url + re.sub("{.*?}", "x", path))
     _check_error(answer, 405, "method_not_allowed")
     assert set(DOCUMENT["paths"][path]) <= {method.strip().lower() for method in answer.headers["allow"].split(",")}
 
@@ -109,13 +119,13 @@ def test_there_are_no_examples_of_anything_else() -> None:
 
 
 def test_the_page_for_people_loads_nothing_from_elsewhere(service: Service) -> None:
-    page = httpx2.get(f"{service.url}/docs")
+    page = HTTP.get(f"{service.url}/docs")
     assert page.status_code == 200
     loaded = re.findall(r'(?:src|href|url)["\']?[=:]\s*["\']([^"\']+)', page.text)
     assert "/openapi.json" in loaded
     for address in loaded:
         assert address.startswith("/")
-        assert httpx2.get(service.url + address).status_code == 200
+        assert HTTP.get(service.url + address).status_code == 200
     assert '"validatorUrl": null' in page.text
 
 

@@ -5,18 +5,12 @@ from typing import Any
 
 import openai
 import pytest
+from openai.types.fine_tuning import FineTuningJobEvent as JobEvent
 
-from service.app import public_routes
-from service.openapi.document import document, operations
 from tests.service.conftest import Service
 from tests.service.contract.calling import call, call_async, refuse, refuse_async
-from tests.service.contract.compatibility import ABSENT, CALLS, World, methods, table
+from tests.service.contract.compatibility import ABSENT, CALLS, Call, World, methods, table
 from tests.service.contract.conftest import Tenant
-
-PUT = {path for path, method, _ in operations(document(public_routes())) if method == "put"}
-PATHS = sorted({path for path, _, _ in operations(document(public_routes())) if path.startswith("/v1/")} - PUT)
-OPEN_ENDED = ("/{model}", "/{path}", "/v1/models")
-"""Names with slashes are names there, so that there is no path below them."""
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +27,10 @@ def test_the_tables_have_every_method_of_the_installed_package() -> None:
     called = {name.partition(" ")[0] for name in CALLS}
     assert called | set(ABSENT) == set(methods())
     assert not called & set(ABSENT)
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    assert list(methods(openai.AsyncOpenAI)) == list(methods())
 
 
 def test_the_document_for_people_is_current() -> None:
@@ -72,14 +70,32 @@ async def test_raw_answers_name_their_request(options: dict[str, Any], world: tu
     assert other.request_id == other.headers["x-request-id"] != answer.request_id
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_every_route_refuses_in_the_packages_own_classes(options: dict[str, Any], path: str) -> None:
+PROMPT: Any = {"input": "Hi", "stream": True}
+STREAMS: dict[str, Call] = {
+    **{name: CALLS[name] for name in ("chat.completions.create (stream)", "completions.create (stream)")},
+    "responses.create (stream)": lambda c, w: c.responses.create(model=w.ids["model"], **PROMPT),
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+async def test_streams_name_their_request(options: dict[str, Any], world: tuple[Tenant, World], name: str) -> None:
     with openai.OpenAI(**options) as client:
-        with pytest.raises(openai.APIStatusError) as refused:
-            client.put(path.removeprefix("/v1"), cast_to=object, body={})
-        assert (refused.value.status_code, refused.value.code) == (405, "method_not_allowed")
-        with pytest.raises(openai.APIStatusError) as refused:
-            client.post(f"{path.removeprefix('/v1')}/a/b/c/d", cast_to=object, body={})
-        expected = (405, "method_not_allowed") if path.endswith(OPEN_ENDED) else (404, "unknown_url")
-        assert (refused.value.status_code, refused.value.code) == expected
-        assert refused.value.request_id
+        answer = STREAMS[name](client, world[1])
+        assert list(answer)
+    async with openai.AsyncOpenAI(**options) as later:
+        other = await STREAMS[name](later, world[1])
+        assert [event async for event in other]
+    assert answer.response.headers["x-request-id"]
+    assert other.response.headers["x-request-id"] != answer.response.headers["x-request-id"]
+
+
+async def test_a_stream_of_events_names_its_request(options: dict[str, Any], world: tuple[Tenant, World]) -> None:
+    # The job has ended, and so does the stream.
+    path = f"/fine_tuning/jobs/{world[0].ids['job']}/events?stream=true"
+    with openai.OpenAI(**options) as client:
+        events = client.get(path, cast_to=JobEvent, stream=True, stream_cls=openai.Stream[JobEvent])
+        assert list(events)
+    async with openai.AsyncOpenAI(**options) as later:
+        others = await later.get(path, cast_to=JobEvent, stream=True, stream_cls=openai.AsyncStream[JobEvent])
+        assert [event async for event in others]
+    assert events.response.headers["x-request-id"] != others.response.headers["x-request-id"]

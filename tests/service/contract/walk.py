@@ -16,7 +16,7 @@ from service.openapi.document import examples
 from tests.service.contract.compatibility import LINES
 from tests.service.contract.conftest import Maker, Tenant
 
-FORMS = {
+FORMS: dict[str, Any] = {
     "create_file": {"data": {"purpose": "fine-tune"}, "files": {"file": ("train.jsonl", LINES)}},
     "create_part": {"files": {"data": ("data", LINES)}},
 }

@@ -74,6 +74,8 @@ def test_the_report_on_a_good_file(service: Service, api: openai.OpenAI, kept: b
         "problem_counts": {},
         "tokens": {
             "method": "bytes/4",
+            "model": None,
+            "estimated": True,
             "total": 112,
             "mean": 28.0,
             "max": 100,

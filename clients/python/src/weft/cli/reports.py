@@ -16,11 +16,12 @@ def show_report(session: Session, report: "FileValidation | DatasetReport") -> i
     if session.json:
         show_json({**plain(report), "warnings": report.warnings})
         return status
+    about = "about " if report.tokens.estimated else ""
     fields: dict[str, object] = {
         "FORMAT": report.format,
         "LINES": report.lines,
         "VALID": report.valid,
-        "TOKENS": f"about {report.tokens.total}, longest example {report.tokens.max}",
+        "TOKENS": f"{about}{report.tokens.total}, longest example {report.tokens.max}",
         "REPEATED": report.duplicates.examples,
     }
     if report.overlap is not None:

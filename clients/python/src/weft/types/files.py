@@ -23,9 +23,14 @@ class Bucket(BaseModel):
 
 
 class Lengths(BaseModel):
-    """Of the valid lines, in tokens; an estimate, since each base model counts in its own way."""
+    """Of the valid lines' texts, in tokens, without what a chat template adds to them.
+
+    Counted by the tokenizer of `model`, or `estimated`: by bytes, or in part from what was counted of a large file.
+    """
 
     method: str
+    model: str | None = None
+    estimated: bool = True
     total: int
     mean: float
     max: int
