@@ -121,7 +121,6 @@ NOT_CALLED = {
     "metrics": "for those who run the service",
     "healthz": "for those who run the service",
     "readyz": "for those who run the service",
-    "metrics": "for those who run the service",
     "change_endpoint_by_patch": "the same as change_endpoint",
     "read_exported_file": "bytes, which `adapters.exports.download` fetches",
 }
