@@ -89,6 +89,12 @@ def test_every_weftd_command_of_a_page_is_understood(page: str) -> None:
             assert all(word in shown.stdout for word in words if word.startswith("--")), line
 
 
+def test_every_make_target_of_the_pages_exists() -> None:
+    known = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for path in DOCS.glob("*.md"):
+        assert set(re.findall(r"(?:`|^\$ )make ([a-z-]+)", path.read_text(), re.MULTILINE)) <= known, path.name
+
+
 def test_the_index_has_every_page() -> None:
     assert len(PAGES) >= 5
     assert {path.name for path in DOCS.glob("*.md")} <= {"README.md", *re.findall(r"\((\w[\w-]*\.md)\)", INDEX)}

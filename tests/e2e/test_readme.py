@@ -5,16 +5,25 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from deploy.local.tiny_base.tasks import examples
+from tests.clients.cli.terminal import Terminal, environment
 from tests.e2e.stack import WEFTD, Stack
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^\$ (\S.*?)(?:\s+#.*)?$", README, re.MULTILINE)
+SHOWN = re.findall(r"^## From a terminal\n.*?^```console\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+STEP = re.compile(r"^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
+"""A command, maybe of several lines, and what it shows."""
+IDS = re.compile(r"\b(?:file|ftjob)-\w+|(?<=::)\w+")
+CURVE = re.compile(r"^ *[\d.e+-]* ┤")
+VARYING = ((re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d"), "DATE"), (IDS, "ID"))
+NUMBERS = re.compile(r"[\d.]+(?:e[-+]?\d+)?")
 
 
 @pytest.mark.stack
@@ -28,6 +37,30 @@ def test_the_python_example_runs_as_printed(stack: Stack, tmp_path: Path) -> Non
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == '{"name":"Mira Kato","city":"Lund"}'
+
+
+@pytest.mark.stack
+def test_a_terminal_shows_what_the_readme_shows(stack: Stack, tmp_path: Path) -> None:
+    env = environment(WEFT_BASE_URL=stack.base_url, WEFT_API_KEY=stack.project("terminal"))
+    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
+    real: dict[str, str] = {}
+    for command, expected in STEP.findall(SHOWN[0]):
+        for ours, theirs in real.items():
+            command = command.replace(ours, theirs)
+        with closing(Terminal(("bash", "-c", command), env, tmp_path, width=100, height=40)) as terminal:
+            status, shown = terminal.end(120), terminal.screen.text
+        print(f"$ {command}\n{shown}")
+        assert status == 0
+        assert steady(shown) == steady(expected)
+        real |= dict(zip(IDS.findall(expected), IDS.findall(shown), strict=True))
+
+
+def steady(shown: str) -> list[str]:
+    """Without what is another time another one: ids, dates, how fast it was, and how exactly the loss fell."""
+    for varying, name in VARYING:
+        shown = varying.sub(name, shown)
+    lines = [line.rstrip() for line in shown.splitlines() if not CURVE.match(line)]
+    return [NUMBERS.sub("N", line) if line.startswith("step ") else line for line in lines]
 
 
 @pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("make ")])

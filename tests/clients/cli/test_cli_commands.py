@@ -159,7 +159,7 @@ def test_usage(service: Service, stage: Stage, shell: Shell, tenant: Tenant, que
 
 
 def test_models(shell: Shell) -> None:
-    assert "weft-tiny" in {cells[0] for cells in shell.ok("models").cells}
+    assert ["weft-tiny", "weft", "-"] in shell.ok("models").cells, "nobody knows when a base was made"
 
 
 def test_following_a_jobs_events(service: Service, stage: Stage, shell: Shell, queued: JobId) -> None:

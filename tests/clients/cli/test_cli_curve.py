@@ -35,6 +35,13 @@ def test_odd_series(values: dict[int, float]) -> None:
     assert len(lines) == 6
 
 
+@pytest.mark.parametrize("value", [0.000982, -0.000982, 1234567.0, -1234567.0, -1e-100])
+def test_every_number_has_room_beside_the_curve(value: float) -> None:
+    lines = drawn(Chart({"loss": {1: value, 2: value * 2}}, last_step=2, width=30, height=3))
+    assert all(line.index("┤") == 8 for line in lines[:-1])
+    assert {len(line) for line in lines[:-1]} == {30}
+
+
 def test_many_steps_are_one_mean_for_each_column() -> None:
     values = {step: float(step % 2) for step in range(1, 10_001)}
     lines = drawn(Chart({"loss": values}, last_step=10_000, width=39, height=9, fine=False))

@@ -14,8 +14,8 @@ MARKS = "*o+x"
 BRAILLE = 0x2800
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """Bits of a braille character, by row and column of the dot."""
-MARGIN = 9
-"""Characters on the left, for the scale."""
+SCALE, MARGIN = 7, 9
+"""Characters on the left, of a number and in all."""
 
 
 @dataclass
@@ -75,9 +75,9 @@ class Chart:
         canvas = self._drawn(low, high)
         for y in range(self.height):
             value = high - (high - low) * y / max(self.height - 1, 1)
-            scale = f"{value:.3g}" if y in (0, self.height // 2, self.height - 1) else ""
+            scale = _scale(value) if y in (0, self.height // 2, self.height - 1) else ""
             edge = "┤" if self.fine else "|"
-            yield Text.assemble((f"{scale:>{MARGIN - 2}} {edge}", "dim"), *canvas.row(y))
+            yield Text.assemble((f"{scale:>{SCALE}} {edge}", "dim"), *canvas.row(y))
         yield self._foot(canvas.width)
 
     def _foot(self, width: int) -> "Text":
@@ -115,3 +115,8 @@ class Chart:
                 x = round((step - 1) / max(self.last_step - 1, 1) * (across - 1))
                 found.setdefault(min(max(x, 0), across - 1), []).append(value)
         return [(x, sum(group) / len(group)) for x, group in found.items()]
+
+
+def _scale(value: float) -> str:
+    """With as many digits as there is room for."""
+    return next(shown for digits in (3, 2, 1) if len(shown := f"{value:.{digits}g}") <= SCALE)

@@ -8,7 +8,7 @@ from weft.cli.output import Column, moment, show_items
 COLUMNS = (
     Column("MODEL", lambda model: model.id),
     Column("OWNER", lambda model: model.owned_by),
-    Column("CREATED", lambda model: moment(model.created)),
+    Column("CREATED", lambda model: moment(model.created or None)),
 )
 
 

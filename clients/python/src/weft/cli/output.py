@@ -103,8 +103,8 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for number, title in enumerate(titles):
-        numbers = bool(rows) and all(isinstance(row[number], int | float | None) for row in rows)
-        made.add_column(title, justify="right" if numbers else "left", overflow="fold")
+        kinds = {type(row[number]) for row in rows} - {type(None)}
+        made.add_column(title, justify="right" if kinds and kinds <= {int, float} else "left", overflow="fold")
     for row in rows:
         made.add_row(*map(styled, row))
     console().print(made)
