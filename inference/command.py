@@ -92,7 +92,8 @@ def _binds(settings: ReplicaSettings) -> bool:
 
 
 def _threads(settings: ReplicaSettings, cores: int) -> dict[str, str]:
-    """Unbound threads, one per core, unless the operator names cores: replicas share machines with trainers.
+    """Unbound threads unless the operator names cores: replicas share machines with trainers. As vLLM itself chooses,
+    one core is left to the server; where the engine takes it too, each of its many small steps waits for its threads.
 
     With threads unbound the engine needs no worker process of its own, which halves start time and saves 0.6 GiB.
     """
@@ -102,7 +103,7 @@ def _threads(settings: ReplicaSettings, cores: int) -> dict[str, str]:
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         # vLLM's switch for its `uni` executor on CPUs; the API server still has an engine process.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "OMP_NUM_THREADS": str(cores),
+        "OMP_NUM_THREADS": str(max(1, cores - 1)),
         "OMP_WAIT_POLICY": "passive",  # spinning threads would take the cores from the trainer beside them
     }
 

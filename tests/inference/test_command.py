@@ -84,7 +84,8 @@ def test_operators_arguments_come_last(make: Any) -> None:
 def test_cpus_share_one_process_unless_threads_are_bound(make: Any) -> None:
     shared, bound = make(), make(threads="0-3")
     assert option(arguments(shared, cpu=True), "--distributed-executor-backend") == "uni"
-    assert environment(shared, {}, cpu=True, cores=2)["OMP_NUM_THREADS"] == "2"
+    threads = {cores: environment(shared, {}, cpu=True, cores=cores)["OMP_NUM_THREADS"] for cores in (1, 2, 8)}
+    assert threads == {1: "1", 2: "1", 8: "7"}, "one core is the server's"
     assert "--distributed-executor-backend" not in arguments(bound, cpu=True)
     assert environment(bound, {}, cpu=True, cores=2)["VLLM_CPU_OMP_THREADS_BIND"] == "0-3"
     assert "--kv-cache-memory-bytes" not in arguments(shared, cpu=False)
