@@ -107,7 +107,10 @@ class ObjectStore:
     def abort_stale_puts(self, prefix: str, before: datetime) -> int:
         """Frees the bytes of `put_stream`s whose process died before they were whole; gives how many there were."""
         pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=prefix)
-        begun = [item for page in self._call(lambda: list(pages)) for item in page.get("Uploads", ())]
+        try:
+            begun = [item for page in self._call(lambda: list(pages)) for item in page.get("Uploads", ())]
+        except ObjectMissing:
+            return 0  # what some stores say of a bucket in which none was ever begun
         stale = [item for item in begun if item["Initiated"] < before]
         for item in stale:
             with contextlib.suppress(ObjectMissing):

@@ -8,8 +8,10 @@ import openai
 import pytest
 from sqlalchemy import text
 
+from deploy.local.objectstore import LocalObjectStore
 from service.contracts.ids import FileId, ProjectId
 from service.contracts.layout import file_key, project_prefix
+from service.contracts.store import ObjectStore
 from service.files import sweep as files
 from service.settings import ServiceSettings
 from service.uploads import background, parts
@@ -250,3 +252,10 @@ def test_uploads_long_over_are_forgotten(service: Service, api: openai.OpenAI) -
     service.call(forget(service.resources))
     with pytest.raises(openai.NotFoundError):
         api.uploads.cancel(upload)
+
+
+def test_a_bucket_in_which_nothing_was_begun_has_nothing_to_forget(local_store: LocalObjectStore) -> None:
+    settings = local_store.settings.model_copy(update={"bucket": "untouched"})
+    store: Any = ObjectStore(settings)
+    store._client.create_bucket(Bucket=settings.bucket)
+    assert store.abort_stale_puts("", datetime.now(UTC)) == 0
