@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
 EPOCHS = 6
 """Long enough on two cores that a kill lands in the middle."""
-KILL_AT_STEP = 50
+KILL_AT_STEP = 60
 CURVE_TOLERANCE = 1e-5
 
 
