@@ -80,8 +80,17 @@ class ChildApi:
         return await self._health() == 200
 
     async def dead(self) -> bool:
-        """Whether vLLM itself says that its engine is gone; no answer is no word."""
-        return await self._health() == 503
+        """Whether vLLM says that its engine is gone, or listens no more, since what it then waits for may never end.
+
+        No answer is no word.
+        """
+        try:
+            async with self._session.get(f"{self._url}/health", timeout=_within(_PROBE_SECONDS)) as response:
+                return response.status == 503
+        except aiohttp.ClientConnectorError:
+            return True
+        except _UNREACHABLE:
+            return False
 
     async def status(self) -> ReplicaStatus | None:
         """None where the plugin does not answer, be it missing or too busy."""
