@@ -19,6 +19,7 @@ from service.contracts.replica import TENANT_HEADER, AdapterRef, ReplicaStatus
 _PROBE_SECONDS = 2.0
 _PROGRESS = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total", "vllm:iteration_tokens_total_count")
 _UNREACHABLE = (aiohttp.ClientError, TimeoutError)
+_CLOSED = 0
 _BUSY = frozenset({401, 404, 429, 503})
 """Answers that do not come from the engine."""
 _CANARY = "weft-canary"
@@ -84,13 +85,7 @@ class ChildApi:
 
         No answer is no word.
         """
-        try:
-            async with self._session.get(f"{self._url}/health", timeout=_within(_PROBE_SECONDS)) as response:
-                return response.status == 503
-        except aiohttp.ClientConnectorError:
-            return True
-        except _UNREACHABLE:
-            return False
+        return await self._health() in (503, _CLOSED)
 
     async def status(self) -> ReplicaStatus | None:
         """None where the plugin does not answer, be it missing or too busy."""
@@ -122,10 +117,14 @@ class ChildApi:
         return None
 
     async def _health(self) -> int | None:
-        with contextlib.suppress(*_UNREACHABLE):
+        """The status; _CLOSED where nobody listens, None where no answer comes."""
+        try:
             async with self._session.get(f"{self._url}/health", timeout=_within(_PROBE_SECONDS)) as response:
                 return response.status
-        return None
+        except aiohttp.ClientConnectorError:
+            return _CLOSED
+        except _UNREACHABLE:
+            return None
 
     async def evict(self, adapter: str) -> bool:
         body = AdapterRef(adapter_id=adapter).model_dump()
