@@ -44,6 +44,10 @@ TOKEN_BUDGET, MEMORY_BYTES = 512, 17 << 20
 CHECKPOINT_SECONDS = 0.05
 MISHAPS = (1, 3)
 """Fewest and most in a round."""
+LATEST = 0.9
+"""Of a round's steps: after it there may be nobody left to strike."""
+PAUSE_SECONDS = 0.02
+"""At most, from the step that a mishap waits for to the mishap: it strikes amid a step, not only after one."""
 
 Weights = dict[str, torch.Tensor]
 State = Literal["running", "stopping", "stopped", "ended"]
@@ -99,6 +103,8 @@ class Round:
     def __init__(self, engines: Engines, work: Path, counts: Counter[str]) -> None:
         self._engines, self._work, self._counts = engines, work, counts
         self.jobs: dict[str, Job] = {}
+        self.steps = 0
+        """Told so far of healthy jobs, those that a new start told again included."""
         self._deadline = time.monotonic() + ROUND_SECONDS
 
     def add(self, start: Start, codes: frozenset[str] = frozenset()) -> None:
@@ -173,7 +179,9 @@ class Round:
             raise Broken(f"a line about no job, or one that has ended: {line}")
         match line:
             case Progress():
-                job.told |= {int(str(event.data["step"])) for event in line.events if event.type == "metrics"}
+                told = [int(str(event.data["step"])) for event in line.events if event.type == "metrics"]
+                job.told.update(told)
+                self.steps += 0 if job.codes else len(told)
             case CheckpointWritten():
                 job.checkpoint = line.directory
             case AwaitingMemory():
@@ -194,15 +202,15 @@ class Chaos:
         self.counts: Counter[str] = Counter()
         self.engines = Engines(root)
         self._fleet, self._sick = healthy(root / "jobs"), list(sick(root / "sick", self._checkpoint()).values())
-        started = time.monotonic()
-        self._expected = self._played(random.Random(0), []).adapters()
-        self._seconds = time.monotonic() - started
+        undisturbed = self._played(random.Random(0), [])
+        self._expected, self._steps = undisturbed.adapters(), undisturbed.steps
         self.differences: list[float] = []
 
     def run(self, seed: int) -> None:
         """One round. Raises Broken."""
         chance = random.Random(seed)
-        moments = sorted(chance.uniform(0, self._seconds) for _ in range(chance.randint(*MISHAPS)))
+        last = int(LATEST * self._steps)
+        moments = sorted(chance.randint(0, last) for _ in range(chance.randint(*MISHAPS)))
         found = self._played(chance, moments).adapters()
         if found.keys() != self._expected.keys():
             raise Broken(f"lost: {sorted(self._expected.keys() - found.keys())}")
@@ -212,17 +220,17 @@ class Chaos:
             if not self.differences[-1] <= TOLERANCE:
                 raise Broken(f"{job_id}: weights differ by {self.differences[-1]}")
 
-    def _played(self, chance: random.Random, moments: list[float]) -> Round:
+    def _played(self, chance: random.Random, moments: list[int]) -> Round:
+        """A whole round; moments: the steps told before each mishap, in order, so that a slow machine has them too."""
         one = self._round()
         for command in chance.sample(self._fleet, len(self._fleet)):
             one.add(command)
-        started = time.monotonic()
-        while moments or one.open():
-            left = started + moments[0] - time.monotonic() if moments else 1.0
-            if left <= 0:
+        while one.open():
+            if moments and one.steps >= moments[0]:
                 moments.pop(0)
+                time.sleep(chance.uniform(0, PAUSE_SECONDS))
                 self._strike(one, chance)
-            one.listen(max(0.0, left))
+            one.listen(1.0)
         one.judge()
         return one
 
