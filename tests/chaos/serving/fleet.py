@@ -96,8 +96,7 @@ class Lives:
             with contextlib.suppress(psutil.NoSuchProcess, KeyError):
                 for server in psutil.Process(launchers[part]).children():
                     self._servers[part].add((server.pid, server.create_time()))
-                    engines = [each for each in server.children(recursive=True) if _is_engine(each)]
-                    self._engines[part] |= {(each.pid, each.create_time()) for each in engines}
+                    self._engines[part] |= {(each.pid, each.create_time()) for each in _engines(server)}
 
     def deaths(self, part: str) -> int:
         """How many of them were replaced."""
@@ -110,9 +109,9 @@ def server_of(stack: Stack, part: str) -> int:
 
 
 def engine_of(stack: Stack, part: str) -> int:
-    below = psutil.Process(stack.pids()[part]).children(recursive=True)
-    return next(each.pid for each in below if _is_engine(each))
+    return _engines(psutil.Process(server_of(stack, part)))[0].pid
 
 
-def _is_engine(process: psutil.Process) -> bool:
-    return ENGINE in process.name() + " ".join(process.cmdline())
+def _engines(server: psutil.Process) -> list[psutil.Process]:
+    """Not what an engine forks for a moment, which has its name."""
+    return [each for each in server.children() if ENGINE in each.name() + " ".join(each.cmdline())]
