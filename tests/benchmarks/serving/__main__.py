@@ -68,8 +68,18 @@ class Small:
         wares, base = self.wares[:SLOTS], self.shop.base
         async with naked_vllm(folder, base, preloaded, SLOTS) as naked:
             rounds, requests = self.options.rounds, self.options.requests
-            speed = await sections.whole_path(self.client, naked, self.weft, wares, rounds, requests)
+            sides = [
+                (naked, [ware.mark for ware in wares]),
+                (await self._replica(), [ware.adapter for ware in wares]),
+                (self.weft, [ware.model for ware in wares]),
+            ]
+            speed = await sections.whole_path(self.client, sides, wares, rounds, requests)
             return speed | {"texts": await sections.same_texts(self.client, naked, self.weft, base.name, wares)}
+
+    async def _replica(self) -> Server:
+        """As the gateway asks it."""
+        found = (await self.shop.replicas())[0]
+        return Server(found["url"], found["api_key"])
 
     async def adapters(self) -> list[Figures]:
         counts = [count for count in COUNTS if count <= len(self.wares)]

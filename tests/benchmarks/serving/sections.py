@@ -5,7 +5,7 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -21,42 +21,54 @@ PROMPTS = 2
 """For each model whose texts are compared."""
 
 Figures = dict[str, Any]
+Side = tuple[Server, Sequence[str]]
+"""A server, and its names of the models in their order."""
 
 
 async def whole_path(
-    client: aiohttp.ClientSession, naked: Server, weft: Server, wares: Sequence[Ware], rounds: int, requests: int
+    client: aiohttp.ClientSession, sides: Sequence[Side], wares: Sequence[Ware], rounds: int, requests: int
 ) -> Figures:
-    """The two take turns, and each round is compared with its neighbour: a busy machine slows both alike.
+    """The naked server, the replica and the whole path, given in this order.
 
-    The first round of each warms up and is left out.
+    They take turns, and each round is compared with its neighbour: a busy machine slows all alike. The first round of
+    each warms up and is left out.
     """
     found: Figures = {}
-    names = {naked: [ware.mark for ware in wares], weft: [ware.model for ware in wares]}
     for at_once in (1, 8):
-        runs: dict[Server, list[Run]] = {naked: [], weft: []}
+        runs: list[list[Run]] = [[] for _ in sides]
         for number in range(rounds + 1):
-            for server in (naked, weft) if number % 2 else (weft, naked):
-                models = [names[server][place % len(wares)] for place in range(requests * (1 if at_once == 1 else 4))]
-                runs[server].append(await closed_loop(client, server, models, at_once, tokens=32))
-        found[f"at_once_{at_once}"] = _compared(runs[naked][1:], runs[weft][1:])
+            for place in range(len(sides)):
+                turn = (number + place) % len(sides)
+                server, names = sides[turn]
+                models = [names[each % len(wares)] for each in range(requests * (1 if at_once == 1 else 4))]
+                runs[turn].append(await closed_loop(client, server, models, at_once, tokens=32))
+        naked, replica, weft = (each[1:] for each in runs)
+        found[f"at_once_{at_once}"] = {
+            **_speeds({"naked": naked, "replica": replica, "weft": weft}),
+            **_compared(naked, weft),
+            "of_the_gateway": _compared(replica, weft),
+        }
     return found
 
 
-def _compared(naked: Sequence[Run], weft: Sequence[Run]) -> Figures:
-    pairs = list(zip(naked, weft, strict=True))
-    firsts = [[value for run in runs for value in run.first_tokens()] for runs in (naked, weft)]
+def _speeds(sides: Mapping[str, Sequence[Run]]) -> Figures:
+    found: Figures = {}
+    for name, runs in sides.items():
+        found[f"{name}_tokens_per_second"] = round(statistics.median(run.tokens_per_second for run in runs), 1)
+        found[f"{name}_first_token_ms"] = milliseconds([value for run in runs for value in run.first_tokens()])
+    return found
+
+
+def _compared(before: Sequence[Run], after: Sequence[Run]) -> Figures:
+    pairs = list(zip(before, after, strict=True))
     return {
-        "naked_tokens_per_second": round(statistics.median(run.tokens_per_second for run in naked), 1),
-        "weft_tokens_per_second": round(statistics.median(run.tokens_per_second for run in weft), 1),
         "ratio": round(statistics.median(b.tokens_per_second / a.tokens_per_second for a, b in pairs), 3),
-        "naked_first_token_ms": milliseconds(firsts[0]),
-        "weft_first_token_ms": milliseconds(firsts[1]),
         "added_first_token_ms": round(1000 * statistics.median(_added(a, b) for a, b in pairs), 1),
     }
 
 
-def _added(naked: Run, weft: Run) -> float:
-    return statistics.median(weft.first_tokens()) - statistics.median(naked.first_tokens())
+def _added(before: Run, after: Run) -> float:
+    return statistics.median(after.first_tokens()) - statistics.median(before.first_tokens())
 
 
 async def same_texts(

@@ -37,6 +37,7 @@ def _path(path: Figures) -> dict[str, Figures]:
     for name in ("at_once_1", "at_once_8"):
         figures[f"path.{name}.tokens_per_second_ratio"] = _least(path[name]["ratio"], RATIO)
         figures[f"path.{name}.added_first_token_ms"] = _most(path[name]["added_first_token_ms"], ADDED_MS)
+        figures[f"path.{name}.of_the_gateway"] = _reported(path[name]["of_the_gateway"])
     return figures
 
 
