@@ -8,13 +8,14 @@
 All lie under /v1, which vLLM's own key check guards as well. What the routes do is the residency's.
 """
 
+import asyncio
 import contextlib
 import logging
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("weft.plugin")
 
 RESTARTING = "The engine is restarting; try again shortly."
+_LOOK_SECONDS = 0.5
+"""Between looks at whether the engine still lives, while it is asked something."""
+
+T = TypeVar("T")
 
 
 class WeftPlugin:
@@ -78,10 +83,15 @@ class VllmEngine:
     async def load(self, adapter: str, folder: Path) -> None:
         from vllm.entrypoints.serve.engine.protocol import ErrorResponse
         from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         if adapter in self._models.lora_requests:
             return
-        answer = await self._models.load_lora_adapter(LoadLoRAAdapterRequest(lora_name=adapter, lora_path=str(folder)))
+        request = LoadLoRAAdapterRequest(lora_name=adapter, lora_path=str(folder))
+        try:
+            answer = await self._while_it_lives(self._models.load_lora_adapter(request))
+        except EngineDeadError as error:
+            raise AdapterError("no_capacity", RESTARTING) from error
         if not isinstance(answer, ErrorResponse):
             return
         if self._client.errored:
@@ -101,7 +111,7 @@ class VllmEngine:
         # vLLM keeps one lock per name for ever.
         self._models.lora_resolver_lock.pop(adapter, None)
         with contextlib.suppress(EngineDeadError):  # it holds nothing any more
-            await self._client.remove_lora(known.lora_int_id)
+            await self._while_it_lives(self._client.remove_lora(known.lora_int_id))
 
     async def predict(self, adapter: str | None, prompt: Sequence[int]) -> Mapping[int, float]:
         from vllm import SamplingParams
@@ -127,6 +137,23 @@ class VllmEngine:
         except EngineDeadError as error:
             raise AdapterError("no_capacity", RESTARTING) from error
         return {token: found.logprob for token, found in last.outputs[0].logprobs[0].items()}
+
+    async def _while_it_lives(self, asked: Coroutine[Any, Any, T]) -> T:
+        """vLLM never ends what it has asked an engine that died meanwhile, and its server would wait for that for ever.
+
+        Raises EngineDeadError.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        task = asyncio.ensure_future(asked)
+        try:
+            while not task.done():
+                if self._client.errored:
+                    raise EngineDeadError
+                await asyncio.wait({task}, timeout=_LOOK_SECONDS)
+            return task.result()
+        finally:
+            task.cancel()
 
 
 async def ensure(ref: AdapterRef, request: Request) -> AdapterResident:
