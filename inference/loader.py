@@ -42,7 +42,7 @@ class Loader:
                 async with in_time(deadline, "adapter_loading", FETCHING):
                     folder = await self._materialise(adapter, tenant)
                 await self._registry.load(adapter, folder, tenant, self._idle)
-            self._registry.touch(adapter)
+            self._registry.touch(adapter, tenant)
         finally:
             self._cache.unpin(adapter)
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 from inference.cache import AdapterCache
 from inference.canary import Unlike, canary_of, compare
 from inference.fair_semaphore import FairSemaphore
+from inference.known import Known
 from inference.metrics import Metrics
 from inference.problems import AdapterError
 from service.contracts.manifest import Canary
@@ -42,14 +43,14 @@ class Engine(Protocol):
 
 
 class Registry:
-    """A mirror of vLLM's own, in order of use."""
+    """A mirror of vLLM's own."""
 
     def __init__(self, engine: Engine, cache: AdapterCache, metrics: Metrics, *, most: int) -> None:
         self._engine = engine
         self._cache = cache
         self._metrics = metrics
         self._most = most
-        self._known: OrderedDict[str, None] = OrderedDict()
+        self._known = Known()
         self._alike: OrderedDict[str, None] = OrderedDict()
         """Passed their canary in this process."""
         self._leaving: str | None = None
@@ -68,24 +69,27 @@ class Registry:
         return len(self._known)
 
     def recent_first(self) -> Iterator[str]:
-        return reversed(self._known)
+        return self._known.recent_first()
+
+    def first_to_go(self, wanted: Callable[[str], bool]) -> list[str]:
+        return self._known.first_to_go(wanted)
 
     def usable(self, adapter: str) -> bool:
         return adapter in self._known and adapter != self._leaving and adapter not in self._proofs
 
-    def touch(self, adapter: str) -> None:
-        self._known.move_to_end(adapter)
+    def touch(self, adapter: str, tenant: str) -> None:
+        self._known.use(adapter, tenant)
 
     async def load(self, adapter: str, folder: Path, tenant: str, idle: Callable[[], list[str]]) -> None:
         """Makes room among the `idle` if need be; the caller has pinned the folder for the time of the call."""
-        await self._exclusively(self._load(adapter, folder, idle), tenant)
+        await self._exclusively(self._load(adapter, folder, tenant, idle), tenant)
         proof = self._proofs.get(adapter)
         if proof is not None:
             await asyncio.shield(proof)
 
     async def make_room(self, tenant: str, idle: Callable[[], list[str]]) -> bool:
         """Unloads the first of the `idle`; False if there is none."""
-        return await self._exclusively(self._unload_one(idle), tenant)
+        return await self._exclusively(self._make_room(idle), tenant)
 
     async def unload(self, adapter: str, used: Callable[[], bool]) -> None:
         """Unless it is `used` when its turn to go has come."""
@@ -103,11 +107,28 @@ class Registry:
         task.add_done_callback(self._changes.discard)
         return await asyncio.shield(task)
 
-    async def _load(self, adapter: str, folder: Path, idle: Callable[[], list[str]]) -> None:
+    async def _load(self, adapter: str, folder: Path, tenant: str, idle: Callable[[], list[str]]) -> None:
         if adapter in self._known:
             return
-        if len(self._known) >= self._most and not await self._unload_one(idle):
-            raise AdapterError("no_capacity", "Every adapter this replica can hold is in use.")
+        leaving: asyncio.Task[None] | None = None
+        if len(self._known) >= self._most:
+            # Both at once: the engine takes them in their order, and each costs the wait for one of its steps to end.
+            leaving = self._leave_one(idle)
+            if leaving is None:
+                raise AdapterError("no_capacity", "Every adapter this replica can hold is in use.")
+            await asyncio.sleep(0)
+        try:
+            await self._take_in(adapter, folder)
+            self._known.use(adapter, tenant)
+        finally:
+            if leaving is not None:
+                await leaving
+        if adapter not in self._alike:
+            # Beside other loads, whose canaries then share the engine's steps with this one.
+            proof = self._proofs[adapter] = asyncio.create_task(self._prove(adapter, folder))
+            proof.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _take_in(self, adapter: str, folder: Path) -> None:
         self._cache.pin(adapter)
         try:
             with self._metrics.loading("disk"), self._cache.clock.loading(adapter):
@@ -117,11 +138,6 @@ class Registry:
             if isinstance(error, AdapterError):
                 self._cache.verdicts.remember(adapter, error)
             raise
-        self._known[adapter] = None
-        if adapter not in self._alike:
-            # Beside other loads, whose canaries then share the engine's steps with this one.
-            proof = self._proofs[adapter] = asyncio.create_task(self._prove(adapter, folder))
-            proof.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _prove(self, adapter: str, folder: Path) -> None:
         """By its canary, once in a process: the id is the hash of the files and of the canary itself."""
@@ -153,17 +169,26 @@ class Registry:
             if self._asked.get(adapter) is asked:
                 del self._asked[adapter]
 
-    async def _unload_one(self, idle: Callable[[], list[str]]) -> bool:
+    def _leave_one(self, idle: Callable[[], list[str]]) -> asyncio.Task[None] | None:
+        """Begins to unload the first of the `idle`, which no new request gets from now on; None if there is none."""
         adapter = next(iter(idle()), None)
         if adapter is None:
-            return False
+            return None
         self._leaving = adapter
+        return asyncio.create_task(self._leave(adapter))
+
+    async def _leave(self, adapter: str) -> None:
         try:
             await self._unload(adapter)
         finally:
             self._leaving = None
         self._metrics.evicted("engine")
-        return True
+
+    async def _make_room(self, idle: Callable[[], list[str]]) -> bool:
+        leaving = self._leave_one(idle)
+        if leaving is not None:
+            await leaving
+        return leaving is not None
 
     async def _unload_unless(self, used: Callable[[], bool], adapter: str) -> None:
         if not used():
@@ -183,5 +208,5 @@ class Registry:
             await asyncio.wait({asked})
         await self._engine.unload(adapter)
         self._proofs.pop(adapter, None)
-        del self._known[adapter]
+        self._known.forget(adapter)
         self._cache.unpin(adapter)

@@ -106,7 +106,7 @@ class Residency:
         if adapter is None:
             return Visit(turn, None)
         tier = self.tier(adapter) or "gpu"
-        self._registry.touch(adapter)
+        self._registry.touch(adapter, ask.tenant)
         self._uses[adapter] += 1
         return self._visit(turn, adapter, tier)
 
@@ -206,14 +206,10 @@ class Residency:
     # -- bookkeeping --------------------------------------------------------------------------------------------------
 
     def _idle(self) -> list[str]:
-        """What vLLM knows and is not working with, used longest ago first.
-
-        One that requests only wait for goes last; it is loaded again when its turn comes.
-        """
+        """What vLLM knows and is not working with, the first to go first. Requests may yet wait for it."""
         running = self._turns.running
-        names = [*self._registry.recent_first()][::-1]
-        idle = [name for name in names if name not in running and name not in self._closing]
-        return sorted(idle, key=lambda name: self._uses[name] > 0)
+        names = self._registry.first_to_go(lambda name: self._uses[name] > 0)
+        return [name for name in names if name not in running and name not in self._closing]
 
     def _visit(self, turn: Turn, adapter: str, tier: Tier, waited: float = 0.0) -> Visit:
         self._metrics.found(tier)
