@@ -181,7 +181,7 @@ def main() -> int:
     parser.add_argument("--cold", type=int, default=30, help="small adapters measured cold")
     parser.add_argument("--large", type=int, default=8, help="large adapters measured cold")
     parser.add_argument("--jobs", type=int, default=20)
-    parser.add_argument("--seconds", type=int, default=60, help="of each flood")
+    parser.add_argument("--seconds", type=int, default=120, help="of each flood")
     found = asyncio.run(measured(parser.parse_args()))
     figures = judged(found)
     for name, figure in figures.items():
