@@ -20,7 +20,7 @@ from trainer.agent.models import CheckpointModels
 from trainer.agent.orders import Orders
 from trainer.agent.reporter import Reporter
 from trainer.agent.storing import AWAY, NOT_STORED, Storing
-from trainer.control import LeaseLost, ServiceClient, pause
+from trainer.control import LeaseLost, ServiceAway, ServiceClient, pause
 from trainer.protocol import CheckpointWritten, Trained
 
 log = logging.getLogger(__name__)
@@ -113,6 +113,9 @@ class Outputs:
     async def _store_checkpoint(self, written: CheckpointWritten) -> None:
         manifest = await self._storing.checkpoint(written, CHECKPOINT_PATIENCE_SECONDS)
         await self.models.behind(written.step)
+        # Whoever resumes from it begins behind its steps and reports none of them again.
+        if not await self._reporter.catch_up(CHECKPOINT_PATIENCE_SECONDS):
+            raise ServiceAway("the steps before it could not be reported")
         done = CheckpointDone(epoch=self._epoch, manifest=manifest)
         control = await self._service.checkpoint(self._job, done, CHECKPOINT_PATIENCE_SECONDS)
         self._orders.give(control.want)

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import time
 from typing import Any, Literal
 
 from service.contracts.job import Phase
@@ -30,6 +31,7 @@ class Reporter:
         self._numbers = itertools.count(1)
         self._news = True
         self._dropped = 0
+        self._sending = asyncio.Lock()
         self._began = asyncio.Event()
         """Set for a moment by the first step, which is told at once: whoever looks on waits for it."""
         self.total_steps = 0
@@ -69,12 +71,20 @@ class Reporter:
 
     async def run(self) -> None:
         while True:
-            if self._news:
+            if self._news or len(self._events) >= BATCH_EVENTS:
                 await self._send()
             if len(self._events) < BATCH_EVENTS:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._began.wait(), self._every)
                 self._began.clear()
+
+    async def catch_up(self, patience: float) -> bool:
+        """Sends what is known by now, for so many seconds if need be; whether the service has all of it."""
+        wanted, deadline = set(self._events), time.monotonic() + patience
+        while wanted & self._events.keys():
+            if not await self._send() and (self._orders.current == "lost" or time.monotonic() > deadline):
+                return False
+        return True
 
     async def rest(self) -> tuple[Event, ...]:
         """Sends what is too much for one last message, as far as the service takes it, and returns what is left."""
@@ -85,6 +95,11 @@ class Reporter:
         return tuple(self._events.values())[-BATCH_EVENTS:]
 
     async def _send(self) -> bool:
+        """One report; whether the service has answered it."""
+        async with self._sending:
+            return await self._send_alone()
+
+    async def _send_alone(self) -> bool:
         batch = tuple(itertools.islice(self._events.values(), BATCH_EVENTS))
         report = Report(
             epoch=self._lease.epoch,

@@ -52,3 +52,14 @@ async def test_the_first_step_is_told_at_once(service: StandInService, client: S
     await until(lambda: "ftevent-m1" in job.events, what="the first step's event")
     reporting.cancel()
     await asyncio.wait({reporting})
+
+
+async def test_what_is_known_is_sent_before_something_is_built_on_it(
+    service: StandInService, client: ServiceClient
+) -> None:
+    job = queue_job(service)
+    reporter = Reporter(client, await leased(client), Orders(), every=3600)
+    reporter.add(metrics(0, 450))
+    assert await reporter.catch_up(patience=5)
+    assert job.events.keys() == {f"ftevent-m{number}" for number in range(450)}
+    assert await reporter.catch_up(patience=0), "there is nothing left"
