@@ -119,14 +119,15 @@ class Registry:
             await asyncio.sleep(0)
         try:
             await self._take_in(adapter, folder)
+            # No wait between the two, in which it could be used unproved.
             self._known.use(adapter, tenant)
+            if adapter not in self._alike:
+                # Beside other loads, whose canaries then share the engine's steps with this one.
+                proof = self._proofs[adapter] = asyncio.create_task(self._prove(adapter, folder))
+                proof.add_done_callback(lambda done: done.cancelled() or done.exception())
         finally:
             if leaving is not None:
                 await leaving
-        if adapter not in self._alike:
-            # Beside other loads, whose canaries then share the engine's steps with this one.
-            proof = self._proofs[adapter] = asyncio.create_task(self._prove(adapter, folder))
-            proof.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _take_in(self, adapter: str, folder: Path) -> None:
         self._cache.pin(adapter)

@@ -14,6 +14,7 @@ from inference.metrics import Metrics
 from inference.registry import Registry
 from inference.settings import ReplicaSettings
 from inference.source import AdapterSources
+from tests.inference.adapters import lora
 from tests.inference.conftest import ServiceAndStorage
 from tests.inference.stand_in import until
 from tests.inference.test_canary import OTHER, SAME, with_canary
@@ -24,16 +25,39 @@ class Answering:
 
     def __init__(self) -> None:
         self.asked: list[asyncio.Future[Mapping[int, float]]] = []
+        self.unloads = asyncio.Event()
+        self.unloads.set()
 
     async def load(self, adapter: str, folder: Path) -> None:
         return
 
     async def unload(self, adapter: str) -> None:
-        return
+        await self.unloads.wait()
 
     async def predict(self, adapter: str | None, prompt: Sequence[int]) -> Mapping[int, float]:
         self.asked.append(asyncio.get_running_loop().create_future())
         return await self.asked[-1]
+
+
+async def test_nothing_is_used_unproved_while_another_makes_room_for_it(
+    service: ServiceAndStorage, settings: ReplicaSettings, gate: AdapterGate, tmp_path: Path
+) -> None:
+    sources, metrics, engine = AdapterSources(settings), Metrics(CollectorRegistry()), Answering()
+    cache = AdapterCache(tmp_path / "cache", sources, gate, metrics, budget=1 << 20, fetch_seconds=5.0)
+    registry = Registry(engine, cache, metrics, most=1)
+    old, new = service.publish(lora(2)), service.publish(with_canary(1))
+    await registry.load(old, await cache.materialise(old), "one", list)
+    engine.unloads.clear()
+    loading = asyncio.create_task(registry.load(new, await cache.materialise(new), "other", lambda: [old]))
+    await until(lambda: len(engine.asked) == 1)
+    assert not registry.usable(old)
+    assert not registry.usable(new)
+    engine.unloads.set()
+    engine.asked[0].set_result(SAME)
+    await loading
+    assert registry.usable(new)
+    assert old not in registry
+    await sources.close()
 
 
 async def test_failed_proof_leaves_the_next_load_alone(
