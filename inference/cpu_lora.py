@@ -47,7 +47,7 @@ class Plan:
 
 def planned(slots: Sequence[int], ranks: Mapping[int, int]) -> Plan:
     """`slots` is each row's, negative for the base; `ranks` each slot's."""
-    spans = [span for span in _spans(slots, ranks) if span.slot >= 0]
+    spans = list(_spans(slots, ranks))
     single = [span for span in spans if span.stop - span.start == 1]
     if len(single) < 2:
         return Plan(spans)
@@ -63,7 +63,8 @@ def _spans(slots: Sequence[int], ranks: Mapping[int, int]) -> Iterator[Span]:
     start = 0
     for slot, rows in groupby(slots):
         stop = start + sum(1 for _ in rows)
-        yield Span(start, stop, slot, ranks.get(slot, 0))
+        if slot >= 0:
+            yield Span(start, stop, slot, ranks[slot])
         start = stop
 
 
@@ -107,7 +108,7 @@ def install() -> None:
     @functools.wraps(update)
     def update_metadata(self: Any, *args: Any, **options: Any) -> None:
         update(self, *args, **options)
-        self.plan = planned(self.token_lora_indices.tolist(), getattr(self, "ranks", {}))
+        self.plan = planned(self.token_lora_indices.tolist(), self.ranks)
 
     def add_lora_linear(
         self: Any, y: torch.Tensor, x: torch.Tensor, a: Stacked, b: Stacked, scale: float, *_: Any, **__: Any
@@ -120,13 +121,14 @@ def install() -> None:
         if done:
             slot, rank = manager.lora_index_to_id.index(lora_id), _rank(manager, lora_id)
             for each in manager.punica_wrapper_mapping.values():
-                each.ranks = {**getattr(each, "ranks", {}), slot: rank}
+                if isinstance(each, wrapper):
+                    each.ranks = {**each.ranks, slot: rank}
         return done
 
     def add_shrink(*_: Any, **__: Any) -> None:
         raise NotImplementedError("On CPUs the weights of adapters cannot be fully sharded.")
 
-    wrapper.plan = Plan()
+    wrapper.plan, wrapper.ranks = Plan(), {}
     wrapper.update_metadata, wrapper.add_lora_linear = update_metadata, add_lora_linear
     wrapper.add_shrink = add_shrink  # of fully sharded weights alone; it would take the base's rows for an adapter's
     LoRAModelManager.activate_adapter = activate_adapter  # type: ignore[method-assign]

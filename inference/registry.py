@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 from inference.cache import AdapterCache
 from inference.canary import Unlike, canary_of, compare
 from inference.fair_semaphore import FairSemaphore
-from inference.known import Known
+from inference.known_adapters import KnownAdapters
 from inference.metrics import Metrics
 from inference.problems import AdapterError
 from service.contracts.manifest import Canary
@@ -50,7 +50,7 @@ class Registry:
         self._cache = cache
         self._metrics = metrics
         self._most = most
-        self._known = Known()
+        self._known = KnownAdapters()
         self._alike: OrderedDict[str, None] = OrderedDict()
         """Passed their canary in this process."""
         self._leaving: str | None = None
@@ -112,7 +112,8 @@ class Registry:
             return
         leaving: asyncio.Task[None] | None = None
         if len(self._known) >= self._most:
-            # Both at once: the engine takes them in their order, and each costs the wait for one of its steps to end.
+            # Both at once, since each waits for one of the engine's steps to end. It takes them in their order, so the
+            # one that leaves must be asked for first.
             leaving = self._leave_one(idle)
             if leaving is None:
                 raise AdapterError("no_capacity", "Every adapter this replica can hold is in use.")

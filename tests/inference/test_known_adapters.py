@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from inference.known import LATE_SECONDS, Known
+from inference.known_adapters import LATE_SECONDS, KnownAdapters
 
 
 def nobody(adapter: str) -> bool:
@@ -18,7 +18,7 @@ class Clock:
 
 
 def test_of_one_tenant_the_one_used_longest_ago() -> None:
-    known = Known(Clock())
+    known = KnownAdapters(Clock())
     for name in ("a", "b", "c", "a"):
         known.use(name, "t")
     assert known.first_to_go(nobody) == ["b", "c", "a"]
@@ -26,7 +26,7 @@ def test_of_one_tenant_the_one_used_longest_ago() -> None:
 
 
 def test_a_crowd_pushes_out_its_own() -> None:
-    known = Known(Clock())
+    known = KnownAdapters(Clock())
     known.use("newcomer's", "newcomer")
     for number in range(5):
         known.use(f"crowd-{number}", "crowd")
@@ -35,7 +35,7 @@ def test_a_crowd_pushes_out_its_own() -> None:
 
 def test_what_nobody_has_used_of_late_goes_before_a_crowd_at_work() -> None:
     clock = Clock()
-    known = Known(clock)
+    known = KnownAdapters(clock)
     known.use("left", "newcomer")
     known.use("left too", "crowd")
     clock.now += LATE_SECONDS
@@ -46,7 +46,7 @@ def test_what_nobody_has_used_of_late_goes_before_a_crowd_at_work() -> None:
 
 
 def test_an_adapter_is_of_the_share_of_who_used_it_last() -> None:
-    known = Known(Clock())
+    known = KnownAdapters(Clock())
     known.use("shared", "small")
     known.use("own", "large")
     known.use("shared", "large")
@@ -59,7 +59,7 @@ def test_an_adapter_is_of_the_share_of_who_used_it_last() -> None:
 
 def test_what_requests_wait_for_goes_after_its_tenants_others_and_before_another_tenants_one() -> None:
     clock = Clock()
-    known = Known(clock)
+    known = KnownAdapters(clock)
     known.use("waited for", "crowd")
     clock.now += LATE_SECONDS
     known.use("newcomer's", "newcomer")

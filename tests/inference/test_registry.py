@@ -1,7 +1,7 @@
 """The names that vLLM knows, changed by several at once: what one began, another one's end does not undo."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -39,11 +39,24 @@ class Answering:
         return await self.asked[-1]
 
 
+@pytest.fixture
+async def cache(
+    settings: ReplicaSettings, gate: AdapterGate, tmp_path: Path, metrics: Metrics
+) -> AsyncIterator[AdapterCache]:
+    sources = AdapterSources(settings)
+    yield AdapterCache(tmp_path / "cache", sources, gate, metrics, budget=1 << 20, fetch_seconds=5.0)
+    await sources.close()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(CollectorRegistry())
+
+
 async def test_nothing_is_used_unproved_while_another_makes_room_for_it(
-    service: ServiceAndStorage, settings: ReplicaSettings, gate: AdapterGate, tmp_path: Path
+    service: ServiceAndStorage, cache: AdapterCache, metrics: Metrics
 ) -> None:
-    sources, metrics, engine = AdapterSources(settings), Metrics(CollectorRegistry()), Answering()
-    cache = AdapterCache(tmp_path / "cache", sources, gate, metrics, budget=1 << 20, fetch_seconds=5.0)
+    engine = Answering()
     registry = Registry(engine, cache, metrics, most=1)
     old, new = service.publish(lora(2)), service.publish(with_canary(1))
     await registry.load(old, await cache.materialise(old), "one", list)
@@ -57,14 +70,12 @@ async def test_nothing_is_used_unproved_while_another_makes_room_for_it(
     await loading
     assert registry.usable(new)
     assert old not in registry
-    await sources.close()
 
 
 async def test_failed_proof_leaves_the_next_load_alone(
-    service: ServiceAndStorage, settings: ReplicaSettings, gate: AdapterGate, tmp_path: Path
+    service: ServiceAndStorage, cache: AdapterCache, metrics: Metrics
 ) -> None:
-    sources, metrics, engine = AdapterSources(settings), Metrics(CollectorRegistry()), Answering()
-    cache = AdapterCache(tmp_path / "cache", sources, gate, metrics, budget=1 << 20, fetch_seconds=5.0)
+    engine = Answering()
     registry = Registry(engine, cache, metrics, most=4)
     adapter = service.publish(with_canary(1))
     folder = await cache.materialise(adapter)
@@ -85,4 +96,3 @@ async def test_failed_proof_leaves_the_next_load_alone(
     engine.asked[1].set_result(SAME)
     await second
     assert registry.usable(adapter)
-    await sources.close()

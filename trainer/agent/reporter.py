@@ -95,7 +95,7 @@ class Reporter:
         return tuple(self._events.values())[-BATCH_EVENTS:]
 
     async def _send(self) -> bool:
-        """One report; whether the service has answered it."""
+        """One report at a time, or two would send the same events; whether the service has answered it."""
         async with self._sending:
             return await self._send_alone()
 

@@ -21,7 +21,7 @@ class Use:
     at: float
 
 
-class Known:
+class KnownAdapters:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._uses: OrderedDict[str, Use] = OrderedDict()
